@@ -1,0 +1,1 @@
+//! Runs compiled CUDA kernels (PTX) on the CPU and says what is wrong with them.
