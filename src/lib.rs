@@ -1,1 +1,14 @@
-//! nanomoe
+//! The forward pass of GPT and Mixture-of-Experts language models, in CUDA kernels written by hand.
+//!
+//! - [`tensor`], [`buffer`]: memory with a shape
+//! - [`operations`]: what a forward pass is made of, with shapes and checks
+//! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
+//! - [`error`]: one error type
+
+pub mod buffer;
+pub mod device;
+pub mod error;
+pub mod operations;
+pub mod tensor;
+
+pub use error::{Error, Result};
