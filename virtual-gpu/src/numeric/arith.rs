@@ -268,11 +268,7 @@ pub fn min_max(a: u64, b: u64, sign: u64, infinity: u64, nan: u64, rule: MinMax)
             v as i128
         }
     };
-    let chosen = if a_nan {
-        b
-    } else if b_nan {
-        a
-    } else if (key(a) < key(b)) != rule.max {
+    let chosen = if b_nan || (!a_nan && (key(a) < key(b)) != rule.max) {
         a
     } else {
         b
