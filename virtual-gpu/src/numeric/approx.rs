@@ -77,18 +77,10 @@ pub fn tanh_f32(bits: u32) -> u32 {
 /// `div.approx.f32`: `a / b`. For `|b|` in (2^126, 2^128) PTX gives 0 (NaN where `a` is infinite).
 #[inline]
 pub fn div_approx_f32(a: u32, b: u32, ftz: bool) -> u32 {
-    let (a, b) = if ftz {
-        (flush_f32(a), flush_f32(b))
-    } else {
-        (a, b)
-    };
+    let (a, b) = if ftz { (flush_f32(a), flush_f32(b)) } else { (a, b) };
     let (x, y) = (f32::from_bits(a), f32::from_bits(b));
     if y.is_finite() && y.abs() > f32::from_bits(0x7e80_0000) {
-        return if x.is_finite() {
-            (a ^ b) & 0x8000_0000
-        } else {
-            arith::F32_NAN
-        };
+        return if x.is_finite() { (a ^ b) & 0x8000_0000 } else { arith::F32_NAN };
     }
     let out = canonical_f32((x as f64 / y as f64) as f32);
     if ftz { flush_f32(out) } else { out }
@@ -97,11 +89,7 @@ pub fn div_approx_f32(a: u32, b: u32, ftz: bool) -> u32 {
 /// `div.full.f32`: `a / b` with 2 ulp over the full range.
 #[inline]
 pub fn div_full_f32(a: u32, b: u32, ftz: bool) -> u32 {
-    let (a, b) = if ftz {
-        (flush_f32(a), flush_f32(b))
-    } else {
-        (a, b)
-    };
+    let (a, b) = if ftz { (flush_f32(a), flush_f32(b)) } else { (a, b) };
     let out = canonical_f32((f32::from_bits(a) as f64 / f32::from_bits(b) as f64) as f32);
     if ftz { flush_f32(out) } else { out }
 }
@@ -118,21 +106,13 @@ pub fn rsqrt_approx_f64(bits: u64) -> u64 {
 
 fn gross_f64(bits: u64, f: impl Fn(f64) -> f64) -> u64 {
     let high = bits & 0xffff_ffff_0000_0000;
-    let high = if high & 0x7ff0 << 48 == 0 {
-        high & 1 << 63
-    } else {
-        high
-    };
+    let high = if high & 0x7ff0 << 48 == 0 { high & 1 << 63 } else { high };
     let out = f(f64::from_bits(high));
     if out.is_nan() {
         return 0x7fff_ffff_0000_0000;
     }
     let out = out.to_bits() & 0xffff_ffff_0000_0000;
-    if out & 0x7ff0 << 48 == 0 {
-        out & 1 << 63
-    } else {
-        out
-    }
+    if out & 0x7ff0 << 48 == 0 { out & 1 << 63 } else { out }
 }
 
 /// `ex2.approx.f16` (with `ftz`: `ex2.approx.ftz.f16` does not exist; subnormals are kept).

@@ -16,95 +16,61 @@ pub const F16_NAN: u16 = 0x7fff;
 /// Replaces a subnormal f32 by a zero of its sign (PTX `.ftz`).
 #[inline]
 pub fn flush_f32(bits: u32) -> u32 {
-    if bits & 0x7f80_0000 == 0 {
-        bits & 0x8000_0000
-    } else {
-        bits
-    }
+    if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
 }
 
 /// Replaces a subnormal f16 by a zero of its sign.
 #[inline]
 pub fn flush_f16(bits: u16) -> u16 {
-    if bits & 0x7c00 == 0 {
-        bits & 0x8000
-    } else {
-        bits
-    }
+    if bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }
 }
 
 /// PTX `.sat` on an f32: into `[0, 1]`, NaN becomes +0.
 #[inline]
 pub fn saturate_f32(bits: u32) -> u32 {
     let value = f32::from_bits(bits);
-    if value > 0.0 {
-        value.min(1.0).to_bits()
-    } else {
-        0
-    }
+    if value > 0.0 { value.min(1.0).to_bits() } else { 0 }
 }
 
 /// PTX `.sat` on an f64: into `[0, 1]`, NaN becomes +0.
 #[inline]
 pub fn saturate_f64(bits: u64) -> u64 {
     let value = f64::from_bits(bits);
-    if value > 0.0 {
-        value.min(1.0).to_bits()
-    } else {
-        0
-    }
+    if value > 0.0 { value.min(1.0).to_bits() } else { 0 }
 }
 
 /// The bits of an f32 result, any NaN made the canonical one.
 #[inline]
 pub fn canonical_f32(value: f32) -> u32 {
-    if value.is_nan() {
-        F32_NAN
-    } else {
-        value.to_bits()
-    }
+    if value.is_nan() { F32_NAN } else { value.to_bits() }
 }
 
 macro_rules! soft_ops {
     ($bits:ty, $format:expr, $add:ident, $mul:ident, $fma:ident, $div:ident, $sqrt:ident, $rcp:ident, $one:expr) => {
         /// `a + b`, rounded once.
         pub fn $add(a: $bits, b: $bits, rounding: Rounding) -> $bits {
-            let (a, b) = (
-                Exact::unpack(a.into(), $format),
-                Exact::unpack(b.into(), $format),
-            );
+            let (a, b) = (Exact::unpack(a.into(), $format), Exact::unpack(b.into(), $format));
             a.add(b, rounding).pack($format, rounding, false) as $bits
         }
         /// `a * b`, rounded once.
         pub fn $mul(a: $bits, b: $bits, rounding: Rounding) -> $bits {
-            let (a, b) = (
-                Exact::unpack(a.into(), $format),
-                Exact::unpack(b.into(), $format),
-            );
+            let (a, b) = (Exact::unpack(a.into(), $format), Exact::unpack(b.into(), $format));
             a.mul(b).pack($format, rounding, false) as $bits
         }
         /// `a * b + c`, rounded once.
         pub fn $fma(a: $bits, b: $bits, c: $bits, rounding: Rounding) -> $bits {
-            let (a, b) = (
-                Exact::unpack(a.into(), $format),
-                Exact::unpack(b.into(), $format),
-            );
+            let (a, b) = (Exact::unpack(a.into(), $format), Exact::unpack(b.into(), $format));
             let c = Exact::unpack(c.into(), $format);
             a.mul(b).add(c, rounding).pack($format, rounding, false) as $bits
         }
         /// `a / b`, rounded once.
         pub fn $div(a: $bits, b: $bits, rounding: Rounding) -> $bits {
-            let (a, b) = (
-                Exact::unpack(a.into(), $format),
-                Exact::unpack(b.into(), $format),
-            );
+            let (a, b) = (Exact::unpack(a.into(), $format), Exact::unpack(b.into(), $format));
             a.div(b).pack($format, rounding, false) as $bits
         }
         /// The square root, rounded once.
         pub fn $sqrt(a: $bits, rounding: Rounding) -> $bits {
-            Exact::unpack(a.into(), $format)
-                .sqrt()
-                .pack($format, rounding, false) as $bits
+            Exact::unpack(a.into(), $format).sqrt().pack($format, rounding, false) as $bits
         }
         /// `1 / a`, rounded once.
         pub fn $rcp(a: $bits, rounding: Rounding) -> $bits {
@@ -112,28 +78,8 @@ macro_rules! soft_ops {
         }
     };
 }
-soft_ops!(
-    u32,
-    F32,
-    add_f32,
-    mul_f32,
-    fma_f32,
-    div_f32,
-    sqrt_f32,
-    rcp_f32,
-    0x3f80_0000
-);
-soft_ops!(
-    u64,
-    F64,
-    add_f64,
-    mul_f64,
-    fma_f64,
-    div_f64,
-    sqrt_f64,
-    rcp_f64,
-    0x3ff0_0000_0000_0000
-);
+soft_ops!(u32, F32, add_f32, mul_f32, fma_f32, div_f32, sqrt_f32, rcp_f32, 0x3f80_0000);
+soft_ops!(u64, F64, add_f64, mul_f64, fma_f64, div_f64, sqrt_f64, rcp_f64, 0x3ff0_0000_0000_0000);
 
 /// `x * y + z` rounded to odd in f64: rounding that to a format of at most 51 bits, in any mode, is rounding the exact
 /// result once (Boldo and Melquiond 2008). `x * y` must be exact in f64.
@@ -151,11 +97,7 @@ fn fma_odd(x: f64, y: f64, z: f64) -> f64 {
         return s;
     }
     let outward = (lost > 0.0) == (s > 0.0);
-    f64::from_bits(if outward {
-        s.to_bits() + 1
-    } else {
-        s.to_bits() - 1
-    })
+    f64::from_bits(if outward { s.to_bits() + 1 } else { s.to_bits() - 1 })
 }
 
 macro_rules! half_ops {
@@ -163,18 +105,12 @@ macro_rules! half_ops {
         /// `a + b`, rounded once to nearest even.
         #[inline]
         pub fn $add(a: u16, b: u16) -> u16 {
-            $narrow(
-                fma_odd($widen(a) as f64, 1.0, $widen(b) as f64),
-                Rounding::NearestEven,
-            )
+            $narrow(fma_odd($widen(a) as f64, 1.0, $widen(b) as f64), Rounding::NearestEven)
         }
         /// `a - b`, rounded once to nearest even.
         #[inline]
         pub fn $sub(a: u16, b: u16) -> u16 {
-            $narrow(
-                fma_odd($widen(a) as f64, 1.0, -($widen(b) as f64)),
-                Rounding::NearestEven,
-            )
+            $narrow(fma_odd($widen(a) as f64, 1.0, -($widen(b) as f64)), Rounding::NearestEven)
         }
         /// `a * b`, rounded once to nearest even.
         #[inline]
@@ -184,31 +120,17 @@ macro_rules! half_ops {
         /// `a * b + c`, rounded once to nearest even.
         #[inline]
         pub fn $fma(a: u16, b: u16, c: u16) -> u16 {
-            $narrow(
-                fma_odd($widen(a) as f64, $widen(b) as f64, $widen(c) as f64),
-                Rounding::NearestEven,
-            )
+            $narrow(fma_odd($widen(a) as f64, $widen(b) as f64, $widen(c) as f64), Rounding::NearestEven)
         }
     };
 }
 half_ops!(f16_to_f32, f64_to_f16, add_f16, sub_f16, mul_f16, fma_f16);
-half_ops!(
-    bf16_to_f32,
-    f64_to_bf16,
-    add_bf16,
-    sub_bf16,
-    mul_bf16,
-    fma_bf16
-);
+half_ops!(bf16_to_f32, f64_to_bf16, add_bf16, sub_bf16, mul_bf16, fma_bf16);
 
 /// PTX `.sat` on an f16: into `[0, 1]`, NaN becomes +0.
 #[inline]
 pub fn saturate_f16(bits: u16) -> u16 {
-    if bits & 0x8000 != 0 || bits & 0x7fff > 0x7c00 {
-        0
-    } else {
-        bits.min(0x3c00)
-    }
+    if bits & 0x8000 != 0 || bits & 0x7fff > 0x7c00 { 0 } else { bits.min(0x3c00) }
 }
 
 /// PTX `.relu` on an f16 or bf16 value: negative becomes +0, NaN the canonical NaN.
@@ -262,35 +184,16 @@ pub fn min_max(a: u64, b: u64, sign: u64, infinity: u64, nan: u64, rule: MinMax)
         b &= !sign;
     }
     let key = |v: u64| {
-        if v & sign != 0 {
-            -1 - (v & !sign) as i128
-        } else {
-            v as i128
-        }
+        if v & sign != 0 { -1 - (v & !sign) as i128 } else { v as i128 }
     };
-    let chosen = if b_nan || (!a_nan && (key(a) < key(b)) != rule.max) {
-        a
-    } else {
-        b
-    };
-    if rule.xorsign_abs {
-        chosen & !sign | xor
-    } else {
-        chosen
-    }
+    let chosen = if b_nan || (!a_nan && (key(a) < key(b)) != rule.max) { a } else { b };
+    if rule.xorsign_abs { chosen & !sign | xor } else { chosen }
 }
 
 /// [`min_max`] of f32.
 #[inline]
 pub fn min_max_f32(a: u32, b: u32, rule: MinMax) -> u32 {
-    min_max(
-        a.into(),
-        b.into(),
-        1 << 31,
-        0x7f80_0000,
-        F32_NAN.into(),
-        rule,
-    ) as u32
+    min_max(a.into(), b.into(), 1 << 31, 0x7f80_0000, F32_NAN.into(), rule) as u32
 }
 
 /// [`min_max`] of f64.

@@ -12,11 +12,7 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = ((bits & 0x7fff) as u32) << 13;
     // 2^112 moves the exponent bias from 15 to 127; a subnormal f16 comes out normal from the multiplication.
     let value = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
-    let special = if bits & 0x7c00 == 0x7c00 {
-        0x7f80_0000
-    } else {
-        0
-    };
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(value.to_bits() | special | ((bits & 0x8000) as u32) << 16)
 }
 
@@ -172,11 +168,7 @@ pub fn round_to_integral(value: f64, rounding: Rounding) -> f64 {
 pub fn float_to_int(value: f64, rounding: Rounding, width: u32, signed: bool, wide: bool) -> u64 {
     if value.is_nan() {
         let pattern = if wide { 1u64 << (width - 1) } else { 0 };
-        return if signed {
-            sign_extend(pattern, width)
-        } else {
-            pattern
-        };
+        return if signed { sign_extend(pattern, width) } else { pattern };
     }
     let v = round_to_integral(value, rounding);
     // `as` clamps to the 64-bit range; the narrower ranges are clamped after it.
@@ -192,17 +184,8 @@ pub fn float_to_int(value: f64, rounding: Rounding, width: u32, signed: bool, wi
 #[inline]
 pub fn int_to_format(value: u64, signed: bool, format: Format, rounding: Rounding) -> u64 {
     let negative = signed && (value as i64) < 0;
-    let magnitude = if negative {
-        (value as i64).unsigned_abs()
-    } else {
-        value
-    };
-    Exact::Finite {
-        negative,
-        mantissa: magnitude.into(),
-        exponent: 0,
-    }
-    .pack(format, rounding, false)
+    let magnitude = if negative { (value as i64).unsigned_abs() } else { value };
+    Exact::Finite { negative, mantissa: magnitude.into(), exponent: 0 }.pack(format, rounding, false)
 }
 
 /// An integer to f32.
@@ -236,17 +219,9 @@ pub fn sign_extend(value: u64, width: u32) -> u64 {
 /// sign rule; with `saturate` (`.sat`) it is clamped to the destination's range, without it the low bits are kept.
 pub fn int_to_int(value: u64, from_signed: bool, width: u32, signed: bool, saturate: bool) -> u64 {
     if !saturate {
-        return if signed {
-            sign_extend(value, width)
-        } else {
-            value & (u64::MAX >> (64 - width))
-        };
+        return if signed { sign_extend(value, width) } else { value & (u64::MAX >> (64 - width)) };
     }
-    let exact = if from_signed {
-        value as i64 as i128
-    } else {
-        value as i128
-    };
+    let exact = if from_signed { value as i64 as i128 } else { value as i128 };
     let (low, high) = if signed {
         (-(1i128 << (width - 1)), (1i128 << (width - 1)) - 1)
     } else {

@@ -7,11 +7,7 @@ pub fn bfe(value: u64, position: u32, length: u32, bits: u32, signed: bool) -> u
     let mask = u64::MAX >> (64 - bits);
     let value = value & mask;
     let field = if position >= 64 { 0 } else { value >> position };
-    let kept = if length >= 64 {
-        field
-    } else {
-        field & ((1 << length) - 1)
-    };
+    let kept = if length >= 64 { field } else { field & ((1 << length) - 1) };
     if !signed || length == 0 {
         return kept;
     }
@@ -31,11 +27,7 @@ pub fn bfi(insert: u64, base: u64, position: u32, length: u32, bits: u32) -> u64
     if position >= bits || length == 0 {
         return base;
     }
-    let field = if length >= 64 {
-        u64::MAX
-    } else {
-        (1 << length) - 1
-    };
+    let field = if length >= 64 { u64::MAX } else { (1 << length) - 1 };
     let field = field << position & (u64::MAX >> (64 - bits));
     base & !field | insert << position & field
 }
@@ -69,11 +61,7 @@ pub fn prmt(a: u32, b: u32, selector: u32, mode: Permute) -> u32 {
         for i in 0..4 {
             let s = selector >> (4 * i);
             let value = byte(s);
-            let value = if s & 8 == 0 {
-                value
-            } else {
-                0xff * (value >> 7)
-            };
+            let value = if s & 8 == 0 { value } else { 0xff * (value >> 7) };
             out |= value << (8 * i);
         }
         return out;
@@ -111,21 +99,13 @@ pub fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {
 pub fn funnel_shift(low: u32, high: u32, shift: u32, left: bool, wrap: bool) -> u32 {
     let n = if wrap { shift & 31 } else { shift.min(32) };
     let pair = low as u64 | (high as u64) << 32;
-    if left {
-        (pair << n >> 32) as u32
-    } else {
-        (pair >> n) as u32
-    }
+    if left { (pair << n >> 32) as u32 } else { (pair >> n) as u32 }
 }
 
 /// `shl`: shifts of the width or more give 0.
 #[inline]
 pub fn shl(value: u64, shift: u32, bits: u32) -> u64 {
-    if shift >= bits {
-        0
-    } else {
-        value << shift & (u64::MAX >> (64 - bits))
-    }
+    if shift >= bits { 0 } else { value << shift & (u64::MAX >> (64 - bits)) }
 }
 
 /// `shr` of a sign- or zero-extended value: shifts of the width or more give 0 or the sign.
@@ -152,11 +132,7 @@ pub fn bfind(value: u64, bits: u32, signed: bool, shift_amount: bool) -> u32 {
         return u32::MAX;
     }
     let position = 63 - v.leading_zeros();
-    if shift_amount {
-        bits - 1 - position
-    } else {
-        position
-    }
+    if shift_amount { bits - 1 - position } else { position }
 }
 
 /// `dp4a`: four byte products added to `c`.
@@ -166,9 +142,7 @@ pub fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
         let v = (v >> (8 * i)) as u8;
         if signed { v as i8 as i32 } else { v as i32 }
     };
-    (0..4).fold(c, |sum, i| {
-        sum.wrapping_add((byte(a, i, a_signed) * byte(b, i, b_signed)) as u32)
-    })
+    (0..4).fold(c, |sum, i| sum.wrapping_add((byte(a, i, a_signed) * byte(b, i, b_signed)) as u32))
 }
 
 /// `dp2a.lo` or `.hi`: two 16-bit by 8-bit products added to `c`.
@@ -176,17 +150,9 @@ pub fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
 pub fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool, high: bool) -> u32 {
     (0..2).fold(c, |sum, i| {
         let half = (a >> (16 * i)) as u16;
-        let x = if a_signed {
-            half as i16 as i32
-        } else {
-            half as i32
-        };
+        let x = if a_signed { half as i16 as i32 } else { half as i32 };
         let byte = (b >> (8 * (i + 2 * high as u32))) as u8;
-        let y = if b_signed {
-            byte as i8 as i32
-        } else {
-            byte as i32
-        };
+        let y = if b_signed { byte as i8 as i32 } else { byte as i32 };
         sum.wrapping_add(x.wrapping_mul(y) as u32)
     })
 }
@@ -194,22 +160,14 @@ pub fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool, high: bool) 
 /// `mul24.lo/.hi` operands: the low 24 bits, extended.
 #[inline]
 pub fn low24(value: u32, signed: bool) -> i64 {
-    if signed {
-        ((value << 8) as i32 >> 8) as i64
-    } else {
-        (value & 0xff_ffff) as i64
-    }
+    if signed { ((value << 8) as i32 >> 8) as i64 } else { (value & 0xff_ffff) as i64 }
 }
 
 /// `fns.b32`: the position of the `offset`-th set bit of `mask` from `base`, or all ones (PTX ISA 9.7.1, fns).
 pub fn fns(mask: u32, base: u32, offset: i32) -> u32 {
     let base = base & 31;
     if offset == 0 {
-        return if mask >> base & 1 != 0 {
-            base
-        } else {
-            u32::MAX
-        };
+        return if mask >> base & 1 != 0 { base } else { u32::MAX };
     }
     let mut left = offset.unsigned_abs();
     let mut at = base as i32;

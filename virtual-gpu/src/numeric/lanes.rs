@@ -28,11 +28,7 @@ fn fma_f32_plain(a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
     let mut out = [0; 32];
     for i in 0..32 {
         let value = f32::from_bits(a[i]).mul_add(f32::from_bits(b[i]), f32::from_bits(c[i]));
-        out[i] = if value.is_nan() {
-            super::arith::F32_NAN
-        } else {
-            value.to_bits()
-        };
+        out[i] = if value.is_nan() { super::arith::F32_NAN } else { value.to_bits() };
     }
     out
 }
@@ -58,9 +54,7 @@ fn fma_f64_avx2(a: &[u64; 32], b: &[u64; 32], c: &[u64; 32]) -> [u64; 32] {
 fn fma_f64_plain(a: &[u64; 32], b: &[u64; 32], c: &[u64; 32]) -> [u64; 32] {
     let mut out = [0; 32];
     for i in 0..32 {
-        out[i] = f64::from_bits(a[i])
-            .mul_add(f64::from_bits(b[i]), f64::from_bits(c[i]))
-            .to_bits();
+        out[i] = f64::from_bits(a[i]).mul_add(f64::from_bits(b[i]), f64::from_bits(c[i])).to_bits();
     }
     out
 }

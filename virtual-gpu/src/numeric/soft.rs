@@ -15,47 +15,19 @@ pub struct Format {
 }
 
 /// IEEE binary64.
-pub const F64: Format = Format {
-    exponent_bits: 11,
-    mantissa_bits: 52,
-    infinities: true,
-};
+pub const F64: Format = Format { exponent_bits: 11, mantissa_bits: 52, infinities: true };
 /// IEEE binary32.
-pub const F32: Format = Format {
-    exponent_bits: 8,
-    mantissa_bits: 23,
-    infinities: true,
-};
+pub const F32: Format = Format { exponent_bits: 8, mantissa_bits: 23, infinities: true };
 /// The 19 significant bits of a tf32 value, right-aligned (a register holds them shifted left by 13).
-pub const TF32: Format = Format {
-    exponent_bits: 8,
-    mantissa_bits: 10,
-    infinities: true,
-};
+pub const TF32: Format = Format { exponent_bits: 8, mantissa_bits: 10, infinities: true };
 /// bfloat16.
-pub const BF16: Format = Format {
-    exponent_bits: 8,
-    mantissa_bits: 7,
-    infinities: true,
-};
+pub const BF16: Format = Format { exponent_bits: 8, mantissa_bits: 7, infinities: true };
 /// IEEE binary16.
-pub const F16: Format = Format {
-    exponent_bits: 5,
-    mantissa_bits: 10,
-    infinities: true,
-};
+pub const F16: Format = Format { exponent_bits: 5, mantissa_bits: 10, infinities: true };
 /// 8-bit float with 5 exponent bits, with infinities.
-pub const E5M2: Format = Format {
-    exponent_bits: 5,
-    mantissa_bits: 2,
-    infinities: true,
-};
+pub const E5M2: Format = Format { exponent_bits: 5, mantissa_bits: 2, infinities: true };
 /// 8-bit float with 4 exponent bits, without infinities; largest value 448.
-pub const E4M3: Format = Format {
-    exponent_bits: 4,
-    mantissa_bits: 3,
-    infinities: false,
-};
+pub const E4M3: Format = Format { exponent_bits: 4, mantissa_bits: 3, infinities: false };
 
 impl Format {
     #[inline]
@@ -70,11 +42,7 @@ impl Format {
     #[inline]
     pub fn max_finite(self) -> u64 {
         let all = self.sign_bit() - 1;
-        if self.infinities {
-            (all >> self.mantissa_bits << self.mantissa_bits) - 1
-        } else {
-            all - 1
-        }
+        if self.infinities { (all >> self.mantissa_bits << self.mantissa_bits) - 1 } else { all - 1 }
     }
     /// The NaN that PTX instructions produce: sign clear, every other bit set.
     #[inline]
@@ -84,11 +52,7 @@ impl Format {
     /// The bits of an infinity; in a format without infinities, of its NaN.
     #[inline]
     pub fn infinity(self, negative: bool) -> u64 {
-        let magnitude = if self.infinities {
-            self.max_finite() + 1
-        } else {
-            self.canonical_nan()
-        };
+        let magnitude = if self.infinities { self.max_finite() + 1 } else { self.canonical_nan() };
         magnitude | if negative { self.sign_bit() } else { 0 }
     }
 }
@@ -129,11 +93,8 @@ impl Exact {
         }
         let field = (magnitude >> format.mantissa_bits) as i32;
         let fraction = magnitude & ((1 << format.mantissa_bits) - 1);
-        let (mantissa, field) = if field == 0 {
-            (fraction, 1)
-        } else {
-            (fraction | 1 << format.mantissa_bits, field)
-        };
+        let (mantissa, field) =
+            if field == 0 { (fraction, 1) } else { (fraction | 1 << format.mantissa_bits, field) };
         Exact::Finite {
             negative,
             mantissa: mantissa as u128,
@@ -152,11 +113,7 @@ impl Exact {
                     format.infinity(negative)
                 }
             }
-            Exact::Finite {
-                negative,
-                mantissa,
-                exponent,
-            } => {
+            Exact::Finite { negative, mantissa, exponent } => {
                 let sign = if negative { format.sign_bit() } else { 0 };
                 if mantissa == 0 {
                     return sign;
@@ -175,11 +132,7 @@ impl Exact {
                 let magnitude = (field << format.mantissa_bits) as u128 + kept;
                 if field >= 1 << format.exponent_bits || magnitude > format.max_finite() as u128 {
                     let infinite = !saturate && rounding.overflows_to_infinity(negative);
-                    return if infinite {
-                        format.infinity(negative)
-                    } else {
-                        format.max_finite() | sign
-                    };
+                    return if infinite { format.infinity(negative) } else { format.max_finite() | sign };
                 }
                 magnitude as u64 | sign
             }
@@ -190,18 +143,10 @@ impl Exact {
     pub fn negated(self) -> Exact {
         match self {
             Exact::Nan => Exact::Nan,
-            Exact::Infinity { negative } => Exact::Infinity {
-                negative: !negative,
-            },
-            Exact::Finite {
-                negative,
-                mantissa,
-                exponent,
-            } => Exact::Finite {
-                negative: !negative,
-                mantissa,
-                exponent,
-            },
+            Exact::Infinity { negative } => Exact::Infinity { negative: !negative },
+            Exact::Finite { negative, mantissa, exponent } => {
+                Exact::Finite { negative: !negative, mantissa, exponent }
+            }
         }
     }
 
@@ -212,22 +157,8 @@ impl Exact {
         match (self, other) {
             (Nan, _) | (_, Nan) => Nan,
             (Infinity { negative: a }, Infinity { negative: b }) => Infinity { negative: a != b },
-            (
-                Infinity { negative: a },
-                Finite {
-                    negative: b,
-                    mantissa,
-                    ..
-                },
-            )
-            | (
-                Finite {
-                    negative: b,
-                    mantissa,
-                    ..
-                },
-                Infinity { negative: a },
-            ) => {
+            (Infinity { negative: a }, Finite { negative: b, mantissa, .. })
+            | (Finite { negative: b, mantissa, .. }, Infinity { negative: a }) => {
                 if mantissa == 0 {
                     Nan
                 } else {
@@ -235,21 +166,9 @@ impl Exact {
                 }
             }
             (
-                Finite {
-                    negative: a,
-                    mantissa: ma,
-                    exponent: ea,
-                },
-                Finite {
-                    negative: b,
-                    mantissa: mb,
-                    exponent: eb,
-                },
-            ) => Finite {
-                negative: a != b,
-                mantissa: ma * mb,
-                exponent: ea + eb,
-            },
+                Finite { negative: a, mantissa: ma, exponent: ea },
+                Finite { negative: b, mantissa: mb, exponent: eb },
+            ) => Finite { negative: a != b, mantissa: ma * mb, exponent: ea + eb },
         }
     }
 
@@ -269,28 +188,12 @@ impl Exact {
             (Infinity { .. }, _) => self,
             (_, Infinity { .. }) => other,
             (
-                Finite {
-                    negative: a,
-                    mantissa: ma,
-                    exponent: ea,
-                },
-                Finite {
-                    negative: b,
-                    mantissa: mb,
-                    exponent: eb,
-                },
+                Finite { negative: a, mantissa: ma, exponent: ea },
+                Finite { negative: b, mantissa: mb, exponent: eb },
             ) => {
                 if ma == 0 && mb == 0 {
-                    let negative = if a == b {
-                        a
-                    } else {
-                        rounding == Rounding::Down
-                    };
-                    return Finite {
-                        negative,
-                        mantissa: 0,
-                        exponent: 0,
-                    };
+                    let negative = if a == b { a } else { rounding == Rounding::Down };
+                    return Finite { negative, mantissa: 0, exponent: 0 };
                 }
                 if ma == 0 {
                     return other;
@@ -310,23 +213,11 @@ impl Exact {
                 }
                 let small = jam(small, (le - se) as u32);
                 if ln == sn {
-                    return Finite {
-                        negative: ln,
-                        mantissa: large + small,
-                        exponent: le,
-                    };
+                    return Finite { negative: ln, mantissa: large + small, exponent: le };
                 }
                 let mantissa = large - small;
-                let negative = if mantissa == 0 {
-                    rounding == Rounding::Down
-                } else {
-                    ln
-                };
-                Finite {
-                    negative,
-                    mantissa,
-                    exponent: le,
-                }
+                let negative = if mantissa == 0 { rounding == Rounding::Down } else { ln };
+                Finite { negative, mantissa, exponent: le }
             }
         }
     }
@@ -338,45 +229,23 @@ impl Exact {
         match (self, other) {
             (Nan, _) | (_, Nan) | (Infinity { .. }, Infinity { .. }) => Nan,
             (Infinity { negative: a }, Finite { negative: b, .. }) => Infinity { negative: a != b },
-            (Finite { negative: a, .. }, Infinity { negative: b }) => Finite {
-                negative: a != b,
-                mantissa: 0,
-                exponent: 0,
-            },
+            (Finite { negative: a, .. }, Infinity { negative: b }) => {
+                Finite { negative: a != b, mantissa: 0, exponent: 0 }
+            }
             (
-                Finite {
-                    negative: a,
-                    mantissa: ma,
-                    exponent: ea,
-                },
-                Finite {
-                    negative: b,
-                    mantissa: mb,
-                    exponent: eb,
-                },
+                Finite { negative: a, mantissa: ma, exponent: ea },
+                Finite { negative: b, mantissa: mb, exponent: eb },
             ) => {
                 if mb == 0 {
-                    return if ma == 0 {
-                        Nan
-                    } else {
-                        Infinity { negative: a != b }
-                    };
+                    return if ma == 0 { Nan } else { Infinity { negative: a != b } };
                 }
                 if ma == 0 {
-                    return Finite {
-                        negative: a != b,
-                        mantissa: 0,
-                        exponent: 0,
-                    };
+                    return Finite { negative: a != b, mantissa: 0, exponent: 0 };
                 }
                 let (sa, sb) = (ma.leading_zeros() as i32, mb.trailing_zeros() as i32);
                 let (num, den) = (ma << sa, mb >> sb);
                 let mantissa = (num / den) | u128::from(num % den != 0);
-                Finite {
-                    negative: a != b,
-                    mantissa,
-                    exponent: ea - sa - eb - sb,
-                }
+                Finite { negative: a != b, mantissa, exponent: ea - sa - eb - sb }
             }
         }
     }
@@ -386,28 +255,16 @@ impl Exact {
         match self {
             Exact::Infinity { negative: false } => self,
             Exact::Finite { mantissa: 0, .. } => self,
-            Exact::Finite {
-                negative: false,
-                mantissa,
-                exponent,
-            } => {
+            Exact::Finite { negative: false, mantissa, exponent } => {
                 let mut shift = mantissa.leading_zeros() as i32;
                 if (exponent - shift) % 2 != 0 {
                     shift -= 1;
                 }
-                let value = if shift < 0 {
-                    mantissa >> 1 | (mantissa & 1)
-                } else {
-                    mantissa << shift
-                };
+                let value = if shift < 0 { mantissa >> 1 | (mantissa & 1) } else { mantissa << shift };
                 let root = value.isqrt();
                 // One more bit than the root has keeps the sticky bit below it.
                 let mantissa = root << 1 | u128::from(root * root != value);
-                Exact::Finite {
-                    negative: false,
-                    mantissa,
-                    exponent: (exponent - shift) / 2 - 1,
-                }
+                Exact::Finite { negative: false, mantissa, exponent: (exponent - shift) / 2 - 1 }
             }
             _ => Exact::Nan,
         }
@@ -416,11 +273,7 @@ impl Exact {
 
 #[inline]
 fn shifted(mantissa: u128, left: i32) -> u128 {
-    if left >= 0 {
-        mantissa << left
-    } else {
-        jam(mantissa, -left as u32)
-    }
+    if left >= 0 { mantissa << left } else { jam(mantissa, -left as u32) }
 }
 
 /// `value >> shift` with everything shifted out kept as a sticky last bit.

@@ -24,16 +24,8 @@ impl Random {
         match self.next() % 16 {
             0 => bits,
             1 => bits & 0x807f_ffff,
-            2 => [
-                0,
-                0x8000_0000,
-                0x7f80_0000,
-                0xff80_0000,
-                0x7fc0_0000,
-                1,
-                0x7f7f_ffff,
-                0x0080_0000,
-            ][bits as usize % 8],
+            2 => [0, 0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 1, 0x7f7f_ffff, 0x0080_0000]
+                [bits as usize % 8],
             _ => bits & 0x807f_ffff | (110 + bits.rotate_left(9) % 34) << 23,
         }
     }
@@ -42,14 +34,7 @@ impl Random {
         match self.next() % 16 {
             0 => bits,
             1 => bits & 0x800f_ffff_ffff_ffff,
-            2 => [
-                0,
-                1 << 63,
-                0x7ff0 << 48,
-                0x7ff8 << 48,
-                1,
-                0x7fef_ffff_ffff_ffff,
-            ][bits as usize % 6],
+            2 => [0, 1 << 63, 0x7ff0 << 48, 0x7ff8 << 48, 1, 0x7fef_ffff_ffff_ffff][bits as usize % 6],
             _ => bits & 0x800f_ffff_ffff_ffff | (1000 + self.next() % 46) << 52,
         }
     }
@@ -57,27 +42,19 @@ impl Random {
 
 fn same(got: u64, want: f64, to_f64: impl Fn(u64) -> f64) -> bool {
     let got = to_f64(got);
-    (got.is_nan() && want.is_nan())
-        || (got == want && got.is_sign_negative() == want.is_sign_negative())
+    (got.is_nan() && want.is_nan()) || (got == want && got.is_sign_negative() == want.is_sign_negative())
 }
 
 #[test]
 fn half_widths_agree_with_the_half_crate() {
     for bits in 0..=u16::MAX {
-        let (f, b) = (
-            half::f16::from_bits(bits).to_f32(),
-            half::bf16::from_bits(bits).to_f32(),
+        let (f, b) = (half::f16::from_bits(bits).to_f32(), half::bf16::from_bits(bits).to_f32());
+        assert!(
+            same(convert::f16_to_f32(bits).to_bits().into(), f.into(), |v| f32::from_bits(v as u32).into())
         );
-        assert!(same(
-            convert::f16_to_f32(bits).to_bits().into(),
-            f.into(),
-            |v| f32::from_bits(v as u32).into()
-        ));
-        assert!(same(
-            convert::bf16_to_f32(bits).to_bits().into(),
-            b.into(),
-            |v| f32::from_bits(v as u32).into()
-        ));
+        assert!(
+            same(convert::bf16_to_f32(bits).to_bits().into(), b.into(), |v| f32::from_bits(v as u32).into())
+        );
         if !f.is_nan() {
             assert_eq!(convert::f32_to_f16_rn(f.to_bits()), bits);
         }
@@ -87,11 +64,7 @@ fn half_widths_agree_with_the_half_crate() {
     // Every f16, the midpoint above it, and the neighbours of that.
     for bits in 0..0x7c00u16 {
         let low = half::f16::from_bits(bits).to_f32();
-        let high = if bits == 0x7bff {
-            65536.0
-        } else {
-            half::f16::from_bits(bits + 1).to_f32()
-        };
+        let high = if bits == 0x7bff { 65536.0 } else { half::f16::from_bits(bits + 1).to_f32() };
         let middle = (low + (high - low) / 2.0).to_bits();
         cases.extend([middle - 1, middle, middle + 1, middle | 0x8000_0000]);
     }
@@ -104,9 +77,8 @@ fn half_widths_agree_with_the_half_crate() {
         } else {
             assert_eq!((got_f, got_b), (f.to_bits(), b.to_bits()), "{value:e}");
         }
-        let soft = |format| {
-            soft::Exact::unpack(bits.into(), soft::F32).pack(format, NearestEven, false) as u16
-        };
+        let soft =
+            |format| soft::Exact::unpack(bits.into(), soft::F32).pack(format, NearestEven, false) as u16;
         assert_eq!((got_f, got_b), (soft(F16), soft(soft::BF16)), "{value:e}");
     }
 }
@@ -120,8 +92,8 @@ fn values(format: Format) -> Vec<(f64, u64)> {
         .map(|bits| {
             let negative = bits >> (width - 1) != 0;
             let field = bits >> format.mantissa_bits & ((1 << format.exponent_bits) - 1);
-            let fraction = (bits & ((1 << format.mantissa_bits) - 1)) as f64
-                / (1u64 << format.mantissa_bits) as f64;
+            let fraction =
+                (bits & ((1 << format.mantissa_bits) - 1)) as f64 / (1u64 << format.mantissa_bits) as f64;
             let bias = (1i32 << (format.exponent_bits - 1)) - 1;
             let magnitude = if field == 0 {
                 fraction * 2f64.powi(1 - bias)
@@ -143,8 +115,7 @@ fn searched(all: &[(f64, u64)], x: f64, mode: Rounding) -> Option<f64> {
     if matches!(mode, NearestEven | NearestAway) && x.abs() > largest {
         let excess = (x.abs() - largest) / (largest - second);
         // The largest value is odd with infinities (ties overflow), and even in e4m3.
-        let stays =
-            excess < 0.5 || (excess == 0.5 && mode == NearestEven && all[all.len() - 1].1 % 2 == 0);
+        let stays = excess < 0.5 || (excess == 0.5 && mode == NearestEven && all[all.len() - 1].1 % 2 == 0);
         return stays.then_some(largest.copysign(x));
     }
     if above < all.len() && all[above].0 == x {
@@ -194,23 +165,20 @@ fn every_mode_rounds_to_the_value_a_search_finds() {
         let to_f64 = |bits: u64| all.iter().find(|v| v.1 == bits).map(|v| v.0);
         for _ in 0..20_000 {
             let spread = (random.next() % 40) as i32 - 26;
-            let x = f32::from_bits(random.next() as u32 & 0x807f_ffff | 0x3f80_0000) as f64
-                * 2f64.powi(spread);
+            let x =
+                f32::from_bits(random.next() as u32 & 0x807f_ffff | 0x3f80_0000) as f64 * 2f64.powi(spread);
             for mode in MODES {
-                let got = soft::Exact::unpack((x as f32).to_bits().into(), soft::F32)
-                    .pack(format, mode, false);
+                let got =
+                    soft::Exact::unpack((x as f32).to_bits().into(), soft::F32).pack(format, mode, false);
                 match searched(&all, x, mode) {
                     Some(want) if want == 0.0 => {
                         assert_eq!(got & (format.infinity(true) >> 1), 0, "{x:e} {mode:?}")
                     }
                     Some(want) => assert_eq!(to_f64(got), Some(want), "{x:e} {mode:?} {format:?}"),
-                    None => assert!(
-                        x.abs() > largest && got == format.infinity(x < 0.0),
-                        "{x:e} {mode:?}"
-                    ),
+                    None => assert!(x.abs() > largest && got == format.infinity(x < 0.0), "{x:e} {mode:?}"),
                 }
-                let saturated = soft::Exact::unpack((x as f32).to_bits().into(), soft::F32)
-                    .pack(format, mode, true);
+                let saturated =
+                    soft::Exact::unpack((x as f32).to_bits().into(), soft::F32).pack(format, mode, true);
                 if x.abs() > largest {
                     assert_eq!(to_f64(saturated).unwrap().abs(), largest);
                 }
@@ -222,11 +190,7 @@ fn every_mode_rounds_to_the_value_a_search_finds() {
 #[test]
 fn fp8_conversions_cover_every_input() {
     for (format, to, widen) in [
-        (
-            E4M3,
-            convert::f16_to_e4m3 as fn(u16) -> u8,
-            convert::e4m3_to_f32 as fn(u8) -> f32,
-        ),
+        (E4M3, convert::f16_to_e4m3 as fn(u16) -> u8, convert::e4m3_to_f32 as fn(u8) -> f32),
         (E5M2, convert::f16_to_e5m2, convert::e5m2_to_f32),
     ] {
         let all = values(format);
@@ -245,11 +209,8 @@ fn fp8_conversions_cover_every_input() {
                 assert_eq!(got.is_sign_negative(), x.is_sign_negative());
             }
             let f32_bits = half::f16::from_bits(bits).to_f32().to_bits();
-            let from_f32 = if format == E4M3 {
-                convert::f32_to_e4m3(f32_bits)
-            } else {
-                convert::f32_to_e5m2(f32_bits)
-            };
+            let from_f32 =
+                if format == E4M3 { convert::f32_to_e4m3(f32_bits) } else { convert::f32_to_e5m2(f32_bits) };
             assert_eq!(from_f32, to(bits));
         }
     }
@@ -257,10 +218,7 @@ fn fp8_conversions_cover_every_input() {
     assert_eq!(convert::e4m3_to_f32(0x7e), 448.0);
     for byte in 0..=255u8 {
         let wide = convert::f16_to_f32(convert::e4m3_to_f16(byte));
-        assert!(
-            wide == convert::e4m3_to_f32(byte)
-                || wide.is_nan() == convert::e4m3_to_f32(byte).is_nan()
-        );
+        assert!(wide == convert::e4m3_to_f32(byte) || wide.is_nan() == convert::e4m3_to_f32(byte).is_nan());
     }
 }
 
@@ -276,16 +234,9 @@ fn tf32_rounds_at_ten_bits() {
         // Ties away: add half a unit to the magnitude and cut.
         let away = (bits + 0x1000) & 0xffff_e000;
         if f32::from_bits(away).is_finite() {
-            assert_eq!(
-                convert::f32_to_tf32(bits, NearestAway, false),
-                away,
-                "{value:e}"
-            );
+            assert_eq!(convert::f32_to_tf32(bits, NearestAway, false), away, "{value:e}");
         }
-        assert_eq!(
-            convert::f32_to_tf32(bits, TowardZero, false),
-            bits & 0xffff_e000
-        );
+        assert_eq!(convert::f32_to_tf32(bits, TowardZero, false), bits & 0xffff_e000);
     }
 }
 
@@ -297,25 +248,14 @@ fn soft_arithmetic_agrees_with_the_machine_and_brackets() {
         let (a, b, c) = (random.f32(), random.f32(), random.f32());
         let (x, y, z) = (f32::from_bits(a), f32::from_bits(b), f32::from_bits(c));
         for (name, op, want) in [
-            (
-                "add",
-                Box::new(|m| arith::add_f32(a, b, m)) as Box<dyn Fn(Rounding) -> u32>,
-                x + y,
-            ),
+            ("add", Box::new(|m| arith::add_f32(a, b, m)) as Box<dyn Fn(Rounding) -> u32>, x + y),
             ("mul", Box::new(|m| arith::mul_f32(a, b, m)), x * y),
-            (
-                "fma",
-                Box::new(|m| arith::fma_f32(a, b, c, m)),
-                x.mul_add(y, z),
-            ),
+            ("fma", Box::new(|m| arith::fma_f32(a, b, c, m)), x.mul_add(y, z)),
             ("div", Box::new(|m| arith::div_f32(a, b, m)), x / y),
             ("sqrt", Box::new(|m| arith::sqrt_f32(a, m)), x.sqrt()),
         ] {
             let rn = op(NearestEven);
-            assert!(
-                same(rn.into(), want.into(), wide),
-                "{name} {x:e} {y:e} {z:e}: {rn:x} {want:e}"
-            );
+            assert!(same(rn.into(), want.into(), wide), "{name} {x:e} {y:e} {z:e}: {rn:x} {want:e}");
             let [rz, rm, rp] = [TowardZero, Down, Up].map(|m| f32::from_bits(op(m)));
             if want.is_nan() {
                 assert!(rz.is_nan() && rm.is_nan() && rp.is_nan());
@@ -333,10 +273,7 @@ fn soft_arithmetic_agrees_with_the_machine_and_brackets() {
                 wide(arith::mul_f32(a, b, Down).into()) <= exact
                     && exact <= wide(arith::mul_f32(a, b, Up).into())
             );
-            assert_eq!(
-                convert::f64_to_f32(exact, TowardZero),
-                arith::mul_f32(a, b, TowardZero)
-            );
+            assert_eq!(convert::f64_to_f32(exact, TowardZero), arith::mul_f32(a, b, TowardZero));
         }
     }
 }
@@ -354,24 +291,15 @@ fn soft_f64_agrees_with_the_machine() {
             ("div", arith::div_f64(a, b, NearestEven), x / y),
             ("sqrt", arith::sqrt_f64(a, NearestEven), x.sqrt()),
         ] {
-            assert!(
-                same(got, want, f64::from_bits),
-                "{name} {x:e} {y:e} {z:e}: {got:x} {want:e}"
-            );
+            assert!(same(got, want, f64::from_bits), "{name} {x:e} {y:e} {z:e}: {got:x} {want:e}");
         }
         let (rm, rp) = (arith::fma_f64(a, b, c, Down), arith::fma_f64(a, b, c, Up));
         let (rm, rp) = (f64::from_bits(rm), f64::from_bits(rp));
         assert!(rm.is_nan() || (rm <= rp && (rm == rp || rm.next_up() == rp)));
     }
     // Exact cancellation: +0, but -0 when rounding down.
-    assert_eq!(
-        arith::add_f64(1f64.to_bits(), (-1f64).to_bits(), NearestEven),
-        0
-    );
-    assert_eq!(
-        arith::add_f64(1f64.to_bits(), (-1f64).to_bits(), Down),
-        1 << 63
-    );
+    assert_eq!(arith::add_f64(1f64.to_bits(), (-1f64).to_bits(), NearestEven), 0);
+    assert_eq!(arith::add_f64(1f64.to_bits(), (-1f64).to_bits(), Down), 1 << 63);
 }
 
 #[test]
@@ -386,128 +314,65 @@ fn sixteen_bit_arithmetic_rounds_once() {
         } else {
             arith::mul_f16(a, b) ^ (random.next() as u16 & 0x8003)
         };
-        let sum = exact(a, F16)
-            .mul(exact(b, F16))
-            .add(exact(c, F16), NearestEven)
-            .pack(F16, NearestEven, false);
+        let sum =
+            exact(a, F16).mul(exact(b, F16)).add(exact(c, F16), NearestEven).pack(F16, NearestEven, false);
         assert_eq!(arith::fma_f16(a, b, c) as u64, sum, "{a:x} {b:x} {c:x}");
         let format = soft::BF16;
-        let sum = exact(a, format)
-            .mul(exact(b, format))
-            .add(exact(c, format), NearestEven);
+        let sum = exact(a, format).mul(exact(b, format)).add(exact(c, format), NearestEven);
         assert_eq!(
             arith::fma_bf16(a, b, c) as u64,
             sum.pack(format, NearestEven, false),
             "{a:x} {b:x} {c:x}"
         );
-        let want = half::f16::from_f64(
-            half::f16::from_bits(a).to_f64() + half::f16::from_bits(b).to_f64(),
-        );
+        let want = half::f16::from_f64(half::f16::from_bits(a).to_f64() + half::f16::from_bits(b).to_f64());
         let got = arith::add_f16(a, b);
-        assert!(
-            got == want.to_bits() || (want.is_nan() && got == 0x7fff),
-            "{a:x} + {b:x}"
-        );
-        let want = half::f16::from_f64(
-            half::f16::from_bits(a).to_f64() * half::f16::from_bits(b).to_f64(),
-        );
+        assert!(got == want.to_bits() || (want.is_nan() && got == 0x7fff), "{a:x} + {b:x}");
+        let want = half::f16::from_f64(half::f16::from_bits(a).to_f64() * half::f16::from_bits(b).to_f64());
         let got = arith::mul_f16(a, b);
-        assert!(
-            got == want.to_bits() || (want.is_nan() && got == 0x7fff),
-            "{a:x} * {b:x}"
-        );
+        assert!(got == want.to_bits() || (want.is_nan() && got == 0x7fff), "{a:x} * {b:x}");
     }
     assert_eq!(arith::sub_f16(0x3c00, 0x3c00), 0);
-    assert_eq!(
-        arith::packed2(0x3c00_4000, 0x3c00_3c00, arith::add_f16),
-        0x4000_4200
-    );
+    assert_eq!(arith::packed2(0x3c00_4000, 0x3c00_3c00, arith::add_f16), 0x4000_4200);
 }
 
 #[test]
 fn minimum_and_maximum_follow_their_rules() {
-    let rule = |max, nan, xorsign_abs| arith::MinMax {
-        max,
-        nan,
-        xorsign_abs,
-    };
+    let rule = |max, nan, xorsign_abs| arith::MinMax { max, nan, xorsign_abs };
     let (one, two, nan) = (1f32.to_bits(), 2f32.to_bits(), 0x7fc0_0001);
     let minus = |v: u32| v ^ 0x8000_0000;
     assert_eq!(arith::min_max_f32(one, two, rule(false, false, false)), one);
-    assert_eq!(
-        arith::min_max_f32(one, minus(two), rule(true, false, false)),
-        one
-    );
+    assert_eq!(arith::min_max_f32(one, minus(two), rule(true, false, false)), one);
     assert_eq!(arith::min_max_f32(one, nan, rule(true, false, false)), one);
-    assert_eq!(
-        arith::min_max_f32(nan, minus(two), rule(true, false, false)),
-        minus(two)
-    );
-    assert_eq!(
-        arith::min_max_f32(nan, one, rule(true, true, false)),
-        arith::F32_NAN
-    );
-    assert_eq!(
-        arith::min_max_f32(nan, nan, rule(true, false, false)),
-        arith::F32_NAN
-    );
+    assert_eq!(arith::min_max_f32(nan, minus(two), rule(true, false, false)), minus(two));
+    assert_eq!(arith::min_max_f32(nan, one, rule(true, true, false)), arith::F32_NAN);
+    assert_eq!(arith::min_max_f32(nan, nan, rule(true, false, false)), arith::F32_NAN);
     for (a, b) in [(0, 0x8000_0000), (0x8000_0000, 0)] {
-        assert_eq!(
-            arith::min_max_f32(a, b, rule(false, false, false)),
-            0x8000_0000
-        );
+        assert_eq!(arith::min_max_f32(a, b, rule(false, false, false)), 0x8000_0000);
         assert_eq!(arith::min_max_f32(a, b, rule(true, false, false)), 0);
     }
     // Magnitudes compared, sign of the product.
-    assert_eq!(
-        arith::min_max_f32(minus(two), one, rule(false, false, true)),
-        minus(one)
-    );
-    assert_eq!(
-        arith::min_max_f32(minus(two), minus(one), rule(true, false, true)),
-        two
-    );
+    assert_eq!(arith::min_max_f32(minus(two), one, rule(false, false, true)), minus(one));
+    assert_eq!(arith::min_max_f32(minus(two), minus(one), rule(true, false, true)), two);
     let mut random = Random(7);
     for _ in 0..100_000 {
         let (a, b) = (random.f32(), random.f32());
         let (x, y) = (f32::from_bits(a), f32::from_bits(b));
         if x != y && !x.is_nan() && !y.is_nan() {
-            assert_eq!(
-                arith::min_max_f32(a, b, rule(false, true, false)),
-                x.min(y).to_bits()
-            );
-            assert_eq!(
-                arith::min_max_f32(a, b, rule(true, true, false)),
-                x.max(y).to_bits()
-            );
-            let wide = arith::min_max_f64(
-                (x as f64).to_bits(),
-                (y as f64).to_bits(),
-                rule(true, false, false),
-            );
+            assert_eq!(arith::min_max_f32(a, b, rule(false, true, false)), x.min(y).to_bits());
+            assert_eq!(arith::min_max_f32(a, b, rule(true, true, false)), x.max(y).to_bits());
+            let wide =
+                arith::min_max_f64((x as f64).to_bits(), (y as f64).to_bits(), rule(true, false, false));
             assert_eq!(f64::from_bits(wide), x.max(y) as f64);
         }
     }
-    assert_eq!(
-        arith::min_max_f16(0x3c00, 0xc000, rule(false, false, false)),
-        0xc000
-    );
-    assert_eq!(
-        arith::min_max_bf16(0x3f80, 0x7fff, rule(true, true, false)),
-        0x7fff
-    );
+    assert_eq!(arith::min_max_f16(0x3c00, 0xc000, rule(false, false, false)), 0xc000);
+    assert_eq!(arith::min_max_bf16(0x3f80, 0x7fff, rule(true, true, false)), 0x7fff);
     assert_eq!(
         [0x7fc0_0000, 0xbf80_0000, 0x4000_0000, 0x3f00_0000].map(arith::saturate_f32),
         [0, 0, one, 0x3f00_0000]
     );
-    assert_eq!(
-        [0x7e00, 0x8000, 0x7c00, 0x3800].map(arith::saturate_f16),
-        [0, 0, 0x3c00, 0x3800]
-    );
-    assert_eq!(
-        [0x7e00, 0x8001, 0x3800].map(|v| arith::relu_f16(v, 0x7c00)),
-        [0x7fff, 0, 0x3800]
-    );
+    assert_eq!([0x7e00, 0x8000, 0x7c00, 0x3800].map(arith::saturate_f16), [0, 0, 0x3c00, 0x3800]);
+    assert_eq!([0x7e00, 0x8001, 0x3800].map(|v| arith::relu_f16(v, 0x7c00)), [0x7fff, 0, 0x3800]);
     assert_eq!(arith::flush_f32(0x8000_0001), 0x8000_0000);
     assert!(arith::test_f32(1, arith::Test::Subnormal) && !arith::test_f32(1, arith::Test::Normal));
     assert!(arith::test_f32(one, arith::Test::Normal) && !arith::test_f32(0, arith::Test::Normal));
@@ -521,90 +386,41 @@ fn integer_conversions_clamp_and_round() {
         if value.is_nan() {
             continue;
         }
-        let rounded = [
-            value.round_ties_even(),
-            value.trunc(),
-            value.floor(),
-            value.ceil(),
-            value.round(),
-        ];
+        let rounded = [value.round_ties_even(), value.trunc(), value.floor(), value.ceil(), value.round()];
         for (mode, want) in MODES.into_iter().zip(rounded) {
-            assert_eq!(
-                convert::float_to_int(value, mode, 32, true, false),
-                want as i32 as i64 as u64
-            );
-            assert_eq!(
-                convert::float_to_int(value, mode, 32, false, false),
-                (want as u32).into()
-            );
-            assert_eq!(
-                convert::float_to_int(value, mode, 8, true, false),
-                want as i8 as i64 as u64
-            );
-            assert_eq!(
-                convert::float_to_int(value, mode, 16, false, false),
-                (want as u16).into()
-            );
-            assert_eq!(
-                convert::float_to_int(value, mode, 64, true, false),
-                want as i64 as u64
-            );
-            assert_eq!(
-                convert::float_to_int(value, mode, 64, false, false),
-                want as u64
-            );
+            assert_eq!(convert::float_to_int(value, mode, 32, true, false), want as i32 as i64 as u64);
+            assert_eq!(convert::float_to_int(value, mode, 32, false, false), (want as u32).into());
+            assert_eq!(convert::float_to_int(value, mode, 8, true, false), want as i8 as i64 as u64);
+            assert_eq!(convert::float_to_int(value, mode, 16, false, false), (want as u16).into());
+            assert_eq!(convert::float_to_int(value, mode, 64, true, false), want as i64 as u64);
+            assert_eq!(convert::float_to_int(value, mode, 64, false, false), want as u64);
         }
     }
-    assert_eq!(
-        convert::float_to_int(f64::NAN, TowardZero, 32, true, false),
-        0
-    );
-    assert_eq!(
-        convert::float_to_int(f64::NAN, TowardZero, 64, true, true),
-        1 << 63
-    );
-    assert_eq!(
-        convert::float_to_int(f64::NAN, TowardZero, 32, true, true) as u32,
-        1 << 31
-    );
+    assert_eq!(convert::float_to_int(f64::NAN, TowardZero, 32, true, false), 0);
+    assert_eq!(convert::float_to_int(f64::NAN, TowardZero, 64, true, true), 1 << 63);
+    assert_eq!(convert::float_to_int(f64::NAN, TowardZero, 32, true, true) as u32, 1 << 31);
     for _ in 0..200_000 {
         let v = random.next() >> (random.next() % 64);
         assert_eq!(
             convert::int_to_format(v, true, soft::F32, NearestEven) as u32,
             (v as i64 as f32).to_bits()
         );
-        assert_eq!(
-            convert::int_to_format(v, false, soft::F64, NearestEven),
-            (v as f64).to_bits()
-        );
+        assert_eq!(convert::int_to_format(v, false, soft::F64, NearestEven), (v as f64).to_bits());
         let down = f32::from_bits(convert::int_to_f32(v, false, Down)) as f64;
         assert!(down <= v as f64 && down as u128 <= v as u128, "{v}");
     }
     assert_eq!(convert::int_to_int(300, true, 8, false, true), 255);
-    assert_eq!(
-        convert::int_to_int(-300i64 as u64, true, 8, true, true),
-        -128i64 as u64
-    );
+    assert_eq!(convert::int_to_int(-300i64 as u64, true, 8, true, true), -128i64 as u64);
     assert_eq!(convert::int_to_int(-1i64 as u64, true, 32, false, true), 0);
-    assert_eq!(
-        convert::int_to_int(0x1_ffff_ff80, true, 8, true, false),
-        -128i64 as u64
-    );
-    assert_eq!(
-        convert::int_to_int(u64::MAX, false, 64, true, true),
-        i64::MAX as u64
-    );
+    assert_eq!(convert::int_to_int(0x1_ffff_ff80, true, 8, true, false), -128i64 as u64);
+    assert_eq!(convert::int_to_int(u64::MAX, false, 64, true, true), i64::MAX as u64);
 }
 
 #[test]
 fn bit_instructions_match_their_definitions() {
     let mut random = Random(9);
     for _ in 0..100_000 {
-        let (a, b, c) = (
-            random.next() as u32,
-            random.next() as u32,
-            random.next() as u32,
-        );
+        let (a, b, c) = (random.next() as u32, random.next() as u32, random.next() as u32);
         let (position, length) = (random.next() as u32 % 70, random.next() as u32 % 70);
         for signed in [false, true] {
             // The loop of the PTX manual: bit by bit, with the sign of the field's or the value's top bit.
@@ -612,11 +428,7 @@ fn bit_instructions_match_their_definitions() {
             let mut want = 0u32;
             for i in 0..32 {
                 let inside = i < length && position + i <= 31;
-                let bit = if inside {
-                    a >> (position + i) & 1 != 0
-                } else {
-                    sign
-                };
+                let bit = if inside { a >> (position + i) & 1 != 0 } else { sign };
                 want |= (bit as u32) << i;
             }
             assert_eq!(
@@ -632,83 +444,38 @@ fn bit_instructions_match_their_definitions() {
                 want = want & !(1 << (position + i)) | bit << (position + i);
             }
         }
-        assert_eq!(
-            integer::bfi(a.into(), b.into(), position, length, 32) as u32,
-            want
-        );
+        assert_eq!(integer::bfi(a.into(), b.into(), position, length, 32) as u32, want);
         assert_eq!(integer::lop3(a, b, c, 0x96), a ^ b ^ c);
         assert_eq!(integer::lop3(a, b, c, 0xca), a & b | !a & c);
         assert_eq!(integer::lop3(a, b, c, 0xe8), a & b | a & c | b & c);
         let bytes: Vec<u8> = a.to_le_bytes().into_iter().chain(b.to_le_bytes()).collect();
         let want = [0, 4, 8, 12].map(|s| {
             let byte = bytes[(c >> s & 7) as usize];
-            if c >> s & 8 == 0 {
-                byte
-            } else {
-                (byte as i8 >> 7) as u8
-            }
+            if c >> s & 8 == 0 { byte } else { (byte as i8 >> 7) as u8 }
         });
-        assert_eq!(
-            integer::prmt(a, b, c, integer::Permute::Default).to_le_bytes(),
-            want
-        );
+        assert_eq!(integer::prmt(a, b, c, integer::Permute::Default).to_le_bytes(), want);
         let n = c % 40;
         let pair = (b as u64) << 32 | a as u64;
-        assert_eq!(
-            integer::funnel_shift(a, b, n, false, true),
-            (pair >> (n % 32)) as u32
-        );
-        assert_eq!(
-            integer::funnel_shift(a, b, n, true, false),
-            ((pair as u128) << n.min(32) >> 32) as u32
-        );
-        let products: i32 = (0..4)
-            .map(|i| (a >> (8 * i)) as i8 as i32 * (b >> (8 * i)) as i8 as i32)
-            .sum();
-        assert_eq!(
-            integer::dp4a(a, b, c, true, true),
-            (products as u32).wrapping_add(c)
-        );
-        assert_eq!(
-            integer::bfind(a.into(), 32, false, false),
-            a.checked_ilog2().unwrap_or(u32::MAX)
-        );
+        assert_eq!(integer::funnel_shift(a, b, n, false, true), (pair >> (n % 32)) as u32);
+        assert_eq!(integer::funnel_shift(a, b, n, true, false), ((pair as u128) << n.min(32) >> 32) as u32);
+        let products: i32 = (0..4).map(|i| (a >> (8 * i)) as i8 as i32 * (b >> (8 * i)) as i8 as i32).sum();
+        assert_eq!(integer::dp4a(a, b, c, true, true), (products as u32).wrapping_add(c));
+        assert_eq!(integer::bfind(a.into(), 32, false, false), a.checked_ilog2().unwrap_or(u32::MAX));
     }
     assert_eq!(integer::bfind(-1i64 as u64, 32, true, false), u32::MAX);
     assert_eq!(integer::bfind(-256i64 as u64, 32, true, true), 24);
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Forward4),
-        0x4433_2211
-    );
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0x7766_5544, 2, integer::Permute::Replicate8),
-        0x2222_2222
-    );
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Backward4),
-        0x6677_0011
-    );
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Replicate16),
-        0x3322_3322
-    );
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0, 1, integer::Permute::EdgeLeft),
-        0x3322_1111
-    );
-    assert_eq!(
-        integer::prmt(0x3322_1100, 0, 1, integer::Permute::EdgeRight),
-        0x1111_1100
-    );
+    assert_eq!(integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Forward4), 0x4433_2211);
+    assert_eq!(integer::prmt(0x3322_1100, 0x7766_5544, 2, integer::Permute::Replicate8), 0x2222_2222);
+    assert_eq!(integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Backward4), 0x6677_0011);
+    assert_eq!(integer::prmt(0x3322_1100, 0x7766_5544, 1, integer::Permute::Replicate16), 0x3322_3322);
+    assert_eq!(integer::prmt(0x3322_1100, 0, 1, integer::Permute::EdgeLeft), 0x3322_1111);
+    assert_eq!(integer::prmt(0x3322_1100, 0, 1, integer::Permute::EdgeRight), 0x1111_1100);
     assert_eq!(integer::shr(u64::MAX, 40, true), u64::MAX);
     assert_eq!(integer::shl(1, 32, 32), 0);
     assert_eq!(integer::fns(0b1010_0100, 0, 2), 5);
     assert_eq!(integer::fns(0b1010_0100, 7, -2), 5);
     assert_eq!(integer::fns(0b1010_0100, 3, 0), u32::MAX);
-    assert_eq!(
-        integer::dp2a(0x0002_ffff, 0x0403_0201, 10, true, false, true),
-        10u32 - 3 + 8
-    );
+    assert_eq!(integer::dp2a(0x0002_ffff, 0x0403_0201, 10, true, false, true), 10u32 - 3 + 8);
     assert_eq!(integer::low24(0x1ff_ffff, true), -1);
 }
 
@@ -720,30 +487,18 @@ fn approximate_functions_are_within_half_an_ulp_and_know_their_special_values() 
         let x = f32::from_bits(bits) as f64;
         for (name, got, want) in [
             ("ex2", approx::ex2_f32(bits, false), 2f64.powf(x)),
-            (
-                "lg2",
-                approx::lg2_f32(bits, false),
-                x.ln() / std::f64::consts::LN_2,
-            ),
+            ("lg2", approx::lg2_f32(bits, false), x.ln() / std::f64::consts::LN_2),
             ("rcp", approx::rcp_f32(bits, false), 1.0 / x),
             ("rsqrt", approx::rsqrt_f32(bits, false), x.powf(-0.5)),
-            (
-                "tanh",
-                approx::tanh_f32(bits),
-                1.0 - 2.0 / ((2.0 * x).exp() + 1.0),
-            ),
+            ("tanh", approx::tanh_f32(bits), 1.0 - 2.0 / ((2.0 * x).exp() + 1.0)),
         ] {
             let got = f32::from_bits(got) as f64;
             // 1 - 2 / (e^2x + 1) cancels for small x, and x^-0.5 takes -0 for +0: other ways have limits too.
-            if want.is_nan()
-                || x == 0.0
-                || x == f64::NEG_INFINITY
-                || (name == "tanh" && x.abs() < 1e-3)
-            {
+            if want.is_nan() || x == 0.0 || x == f64::NEG_INFINITY || (name == "tanh" && x.abs() < 1e-3) {
                 continue;
             }
-            let close = got == want as f32 as f64
-                || (got - want).abs() <= want.abs() * 2f64.powi(-23) + 1e-45;
+            let close =
+                got == want as f32 as f64 || (got - want).abs() <= want.abs() * 2f64.powi(-23) + 1e-45;
             assert!(close, "{name}({x:e}) = {got:e}, expected {want:e}");
         }
     }
@@ -752,21 +507,12 @@ fn approximate_functions_are_within_half_an_ulp_and_know_their_special_values() 
     assert_eq!(approx::ex2_f32((-140f32).to_bits(), true), 0);
     assert_eq!(approx::ex2_f32((-140f32).to_bits(), false), 1 << 9);
     assert_eq!(approx::rcp_f32(1, true), inf);
-    assert_eq!(
-        approx::rsqrt_f32(0x8000_0000, false),
-        f32::NEG_INFINITY.to_bits()
-    );
+    assert_eq!(approx::rsqrt_f32(0x8000_0000, false), f32::NEG_INFINITY.to_bits());
     assert_eq!(approx::lg2_f32(0, false), f32::NEG_INFINITY.to_bits());
     assert_eq!(approx::sqrt_f32((-1f32).to_bits(), false), arith::F32_NAN);
     assert_eq!(approx::sin_f32(inf, false), arith::F32_NAN);
-    assert_eq!(
-        approx::div_approx_f32(1f32.to_bits(), 3e38f32.to_bits(), false),
-        0
-    );
-    assert_eq!(
-        approx::div_full_f32(6f32.to_bits(), 3f32.to_bits(), false),
-        2f32.to_bits()
-    );
+    assert_eq!(approx::div_approx_f32(1f32.to_bits(), 3e38f32.to_bits(), false), 0);
+    assert_eq!(approx::div_full_f32(6f32.to_bits(), 3f32.to_bits(), false), 2f32.to_bits());
     assert_eq!(approx::rcp_approx_f64(4f64.to_bits()), 0.25f64.to_bits());
     let all = values(F16);
     for bits in 0..=u16::MAX {
@@ -776,15 +522,10 @@ fn approximate_functions_are_within_half_an_ulp_and_know_their_special_values() 
         assert!((x.is_nan() && got.is_nan()) || got == want(), "{x:e}");
         let x = half::bf16::from_bits(bits).to_f64();
         let got = half::bf16::from_bits(approx::tanh_bf16(bits)).to_f64();
-        assert!(
-            x.is_nan() || (got - x.tanh()).abs() <= 2f64.powi(-8) * x.tanh().abs(),
-            "{x:e}"
-        );
+        assert!(x.is_nan() || (got - x.tanh()).abs() <= 2f64.powi(-8) * x.tanh().abs(), "{x:e}");
         let got = half::bf16::from_bits(approx::ex2_bf16(bits)).to_f64();
         assert!(
-            x.is_nan()
-                || got == x.exp2()
-                || (got - x.exp2()).abs() <= 2f64.powi(-8) * x.exp2() + 1.2e-38,
+            x.is_nan() || got == x.exp2() || (got - x.exp2()).abs() <= 2f64.powi(-8) * x.exp2() + 1.2e-38,
             "{x:e}"
         );
     }
@@ -796,8 +537,7 @@ fn whole_registers_agree_with_single_lanes() {
     for _ in 0..2000 {
         let mut register = || -> lanes::Lanes { std::array::from_fn(|_| random.f32()) };
         let (a, b, c) = (register(), register(), register());
-        let want: lanes::Lanes =
-            std::array::from_fn(|i| arith::fma_f32(a[i], b[i], c[i], NearestEven));
+        let want: lanes::Lanes = std::array::from_fn(|i| arith::fma_f32(a[i], b[i], c[i], NearestEven));
         assert_eq!(lanes::fma_f32(&a, &b, &c), want);
         let wide = |v: &lanes::Lanes| v.map(|bits| (f32::from_bits(bits) as f64).to_bits());
         let (a, b, c) = (wide(&a), wide(&b), wide(&c));

@@ -140,8 +140,7 @@ impl Descriptor {
             }
         };
         // Shared addresses have 18 bits in a descriptor's arithmetic.
-        self.swizzle
-            .apply_from((self.start + plain) & 0x3_ffff, self.base_offset)
+        self.swizzle.apply_from((self.start + plain) & 0x3_ffff, self.base_offset)
     }
 
     /// The operand of `rows` by `k` elements as runs of 16 contiguous bytes.
@@ -154,19 +153,11 @@ impl Descriptor {
     ) -> impl Iterator<Item = Chunk> + use<> {
         let this = *self;
         let per = 16 / element_bytes;
-        let (outer, inner) = if major == Major::K {
-            (rows, k)
-        } else {
-            (k, rows)
-        };
+        let (outer, inner) = if major == Major::K { (rows, k) } else { (k, rows) };
         (0..outer).flat_map(move |o| {
             (0..inner).step_by(per).map(move |i| {
                 let (row, k) = if major == Major::K { (o, i) } else { (i, o) };
-                Chunk {
-                    address: this.address(row, k, element_bytes, major),
-                    row,
-                    k,
-                }
+                Chunk { address: this.address(row, k, element_bytes, major), row, k }
             })
         })
     }

@@ -20,15 +20,9 @@ pub struct Source {
 pub fn halves(matrix: usize, lane: usize, trans: bool) -> [Source; 2] {
     let (group, pair) = (lane / 4, 2 * (lane % 4));
     if trans {
-        [0, 1].map(|h| Source {
-            lane: 8 * matrix + pair + h,
-            byte: 2 * group,
-        })
+        [0, 1].map(|h| Source { lane: 8 * matrix + pair + h, byte: 2 * group })
     } else {
-        [0, 1].map(|h| Source {
-            lane: 8 * matrix + group,
-            byte: 2 * (pair + h),
-        })
+        [0, 1].map(|h| Source { lane: 8 * matrix + group, byte: 2 * (pair + h) })
     }
 }
 
@@ -63,9 +57,7 @@ pub fn load_poison(undefined: &[u16; 8], trans: bool) -> u32 {
         return 0;
     }
     (0..32).fold(0, |mask, lane| {
-        let bad = halves(0, lane, trans)
-            .iter()
-            .any(|s| undefined[s.lane] >> s.byte & 3 != 0);
+        let bad = halves(0, lane, trans).iter().any(|s| undefined[s.lane] >> s.byte & 3 != 0);
         mask | (bad as u32) << lane
     })
 }

@@ -65,14 +65,7 @@ impl Mma {
             _ => c != Accumulator::S32 && d != Accumulator::S32,
         };
         let known = (m, n) == (M, N) && shapes.contains(&k) && operands && sums;
-        (known && (!saturate || a.is_integer())).then_some(Mma {
-            k,
-            a,
-            b,
-            c,
-            d,
-            saturate,
-        })
+        (known && (!saturate || a.is_integer())).then_some(Mma { k, a, b, c, d, saturate })
     }
 
     /// Registers a lane of each matrix.
@@ -99,27 +92,9 @@ impl Mma {
         let mut b_tile = [0f32; MAX_K * N];
         let mut acc = [0f32; M * N];
         match self.a {
-            Element::F16 => self.unpack(
-                a,
-                b,
-                |v, i| Element::F16.to_f32(v, i),
-                &mut a_tile,
-                &mut b_tile,
-            ),
-            Element::Bf16 => self.unpack(
-                a,
-                b,
-                |v, i| Element::Bf16.to_f32(v, i),
-                &mut a_tile,
-                &mut b_tile,
-            ),
-            Element::Tf32 => self.unpack(
-                a,
-                b,
-                |v, i| Element::Tf32.to_f32(v, i),
-                &mut a_tile,
-                &mut b_tile,
-            ),
+            Element::F16 => self.unpack(a, b, |v, i| Element::F16.to_f32(v, i), &mut a_tile, &mut b_tile),
+            Element::Bf16 => self.unpack(a, b, |v, i| Element::Bf16.to_f32(v, i), &mut a_tile, &mut b_tile),
+            Element::Tf32 => self.unpack(a, b, |v, i| Element::Tf32.to_f32(v, i), &mut a_tile, &mut b_tile),
             _ => {
                 self.unpack(a, &[], |v, i| self.a.to_f32(v, i), &mut a_tile, &mut b_tile);
                 self.unpack(&[], b, |v, i| self.b.to_f32(v, i), &mut a_tile, &mut b_tile);
@@ -141,11 +116,7 @@ impl Mma {
                     Accumulator::F16 => {
                         let half = f32_to_f16_rn(value) as u32;
                         let register = &mut d[i / 2][lane];
-                        *register = if i % 2 == 0 {
-                            half
-                        } else {
-                            *register & 0xffff | half << 16
-                        };
+                        *register = if i % 2 == 0 { half } else { *register & 0xffff | half << 16 };
                     }
                     _ => d[i][lane] = canonical(value),
                 }
@@ -184,19 +155,14 @@ impl Mma {
     fn run_integer(&self, a: &[Lanes], b: &[Lanes], c: &[Lanes], d: &mut [Lanes]) {
         let byte = |element: Element, value: u32, i: usize| {
             let byte = (value >> (8 * i)) as u8;
-            if element == Element::S8 {
-                byte as i8 as i64
-            } else {
-                byte as i64
-            }
+            if element == Element::S8 { byte as i8 as i64 } else { byte as i64 }
         };
         let mut acc = [0i64; M * N];
         let mut a_tile = [0i64; M * MAX_K];
         for (r, register) in a.iter().enumerate() {
             for lane in 0..32 {
                 let (row, col) = a_position(lane, r, 4);
-                (0..4)
-                    .for_each(|i| a_tile[row * self.k + col + i] = byte(self.a, register[lane], i));
+                (0..4).for_each(|i| a_tile[row * self.k + col + i] = byte(self.a, register[lane], i));
             }
         }
         for (r, register) in b.iter().enumerate() {
@@ -247,9 +213,7 @@ impl Mma {
 /// One bit for each group of four lanes in which any lane's bit is set.
 #[inline]
 fn groups(mask: u32) -> u32 {
-    (0..8).fold(0, |out, g| {
-        out | (((mask >> (4 * g)) & 15 != 0) as u32) << g
-    })
+    (0..8).fold(0, |out, g| out | (((mask >> (4 * g)) & 15 != 0) as u32) << g)
 }
 
 /// Row and first column of A that register `r` of `lane` holds, `e` elements a register.
@@ -271,11 +235,7 @@ fn accumulator_index(lane: usize, i: usize) -> usize {
 
 #[inline]
 fn canonical(bits: u32) -> u32 {
-    if bits & 0x7fff_ffff > 0x7f80_0000 {
-        0x7fff_ffff
-    } else {
-        bits
-    }
+    if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits }
 }
 
 /// `mma.sync.aligned.m8n8k4` and `.m16n8k4/8/16` with f64 operands; a register is one 64-bit value a lane.
@@ -288,27 +248,17 @@ pub struct MmaF64 {
 impl MmaF64 {
     /// The instruction of this shape, or `None` where PTX has none.
     pub fn new((m, n, k): (usize, usize, usize)) -> Option<MmaF64> {
-        matches!((m, n, k), (8, 8, 4) | (16, 8, 4) | (16, 8, 8) | (16, 8, 16))
-            .then_some(MmaF64 { m, k })
+        matches!((m, n, k), (8, 8, 4) | (16, 8, 4) | (16, 8, 8) | (16, 8, 16)).then_some(MmaF64 { m, k })
     }
 
     /// 64-bit registers a lane of each matrix.
     pub fn registers(&self) -> Registers {
         let d = self.m * N / 32;
-        Registers {
-            a: self.m * self.k / 32,
-            b: N * self.k / 32,
-            c: d,
-            d,
-        }
+        Registers { a: self.m * self.k / 32, b: N * self.k / 32, c: d, d }
     }
 
     fn a_at(&self, lane: usize, r: usize) -> (usize, usize) {
-        if self.m == 8 {
-            (lane / 4, lane % 4)
-        } else {
-            a_position(lane, r, 1)
-        }
+        if self.m == 8 { (lane / 4, lane % 4) } else { a_position(lane, r, 1) }
     }
 
     /// `d = a * b + c`, each product added with one rounding in ascending k.

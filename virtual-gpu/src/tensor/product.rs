@@ -7,10 +7,7 @@ const ROWS: usize = 4;
 
 /// `acc[m][n] += a[m][k] * b[k][n]`, all row-major and dense.
 pub(crate) fn multiply(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], acc: &mut [f32]) {
-    assert!(
-        a.len() >= m * k && b.len() >= k * n && acc.len() >= m * n,
-        "tiles too small for {m}x{n}x{k}"
-    );
+    assert!(a.len() >= m * k && b.len() >= k * n && acc.len() >= m * n, "tiles too small for {m}x{n}x{k}");
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: both features that the function is compiled for were just detected.

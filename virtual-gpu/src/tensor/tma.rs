@@ -42,9 +42,7 @@ pub enum DataType {
 impl DataType {
     const ALL: [DataType; 13] = {
         use DataType::*;
-        [
-            U8, U16, U32, I32, U64, I64, F16, F32, F64, Bf16, F32Ftz, Tf32, Tf32Ftz,
-        ]
+        [U8, U16, U32, I32, U64, I64, F16, F32, F64, Bf16, F32Ftz, Tf32, Tf32Ftz]
     };
     /// The type with the driver's number.
     pub fn from_number(number: u32) -> Option<DataType> {
@@ -150,10 +148,7 @@ impl TensorMap {
             }
         }
         if !self.address.is_multiple_of(16) {
-            return refuse(format!(
-                "address {:#x} is not a multiple of 16",
-                self.address
-            ));
+            return refuse(format!("address {:#x} is not a multiple of 16", self.address));
         }
         for (i, &dim) in self.dims.iter().enumerate() {
             if dim == 0 || dim > 1 << 32 {
@@ -180,9 +175,7 @@ impl TensorMap {
         }
         let inner = self.inner_bytes();
         if !inner.is_multiple_of(16) {
-            return refuse(format!(
-                "inner box of {inner} bytes is not a multiple of 16"
-            ));
+            return refuse(format!("inner box of {inner} bytes is not a multiple of 16"));
         }
         if self.swizzle != Swizzle::None && inner > self.swizzle.span() as usize {
             return refuse(format!(
@@ -259,26 +252,17 @@ impl TensorMap {
 
     /// Elements that one copy takes in dimension `i`.
     pub fn taken(&self, i: usize) -> u32 {
-        if i == 0 {
-            self.box_dims[0]
-        } else {
-            self.box_dims[i].div_ceil(self.element_strides[i])
-        }
+        if i == 0 { self.box_dims[0] } else { self.box_dims[i].div_ceil(self.element_strides[i]) }
     }
 
     /// Bytes of one row of the box.
     pub fn inner_bytes(&self) -> usize {
-        self.box_dims
-            .first()
-            .map_or(0, |&size| size as usize * self.data_type.bytes())
+        self.box_dims.first().map_or(0, |&size| size as usize * self.data_type.bytes())
     }
 
     /// Bytes of the whole box: what a copy adds to `complete_tx`, whether in bounds or not.
     pub fn box_bytes(&self) -> usize {
-        (0..self.rank())
-            .map(|i| self.taken(i) as usize)
-            .product::<usize>()
-            * self.data_type.bytes()
+        (0..self.rank()).map(|i| self.taken(i) as usize).product::<usize>() * self.data_type.bytes()
     }
 
     /// The bytes that fill one element out of bounds (the first [`DataType::bytes`] of the 8).
@@ -315,21 +299,13 @@ impl TensorMap {
                 inside &= at >= 0 && (at as u64) < self.dims[i];
                 address = address.wrapping_add(at.wrapping_mul(self.strides[i - 1] as i64));
             }
-            let cuts = if inside {
-                [0, low, high, row_bytes]
-            } else {
-                [0, 0, 0, row_bytes]
-            };
+            let cuts = if inside { [0, low, high, row_bytes] } else { [0, 0, 0, row_bytes] };
             for part in 0..3 {
                 let (mut from, to) = (cuts[part], cuts[part + 1]);
                 while from < to {
                     let plain = shared + (row * row_bytes + from) as u32;
                     // A swizzle keeps 16 bytes together.
-                    let unit = if self.swizzle == Swizzle::None {
-                        to
-                    } else {
-                        from / 16 * 16 + 16
-                    };
+                    let unit = if self.swizzle == Swizzle::None { to } else { from / 16 * 16 + 16 };
                     let length = unit.min(to) - from;
                     each(Segment {
                         global: (part == 1 && inside).then(|| address as u64 + from as u64),

@@ -100,14 +100,7 @@ impl Operand {
         Operand::new(shape.b, shape.n, shape.k(), false)
     }
     fn new(element: Element, rows: usize, k: usize, is_a: bool) -> Operand {
-        Operand {
-            element,
-            rows,
-            k,
-            is_a,
-            values: vec![0.0; rows * k],
-            poison: vec![false; rows],
-        }
+        Operand { element, rows, k, is_a, values: vec![0.0; rows * k], poison: vec![false; rows] }
     }
     /// Rows of A, or columns of B.
     pub fn rows(&self) -> usize {
@@ -124,11 +117,7 @@ impl Operand {
 
     #[inline(always)]
     fn put(&mut self, row: usize, k: usize, value: f32) {
-        let at = if self.is_a {
-            row * self.k + k
-        } else {
-            k * self.rows + row
-        };
+        let at = if self.is_a { row * self.k + k } else { k * self.rows + row };
         self.values[at] = value;
     }
 
@@ -155,8 +144,7 @@ impl Operand {
     fn load_chunk_as(&mut self, element: Element, chunk: Chunk, major: Major, bytes: &[u8; 16]) {
         let per = element.per_register();
         for word in 0..4 {
-            let register =
-                u32::from_le_bytes(bytes[4 * word..4 * word + 4].try_into().expect("4 bytes"));
+            let register = u32::from_le_bytes(bytes[4 * word..4 * word + 4].try_into().expect("4 bytes"));
             for i in 0..per {
                 let along = word * per + i;
                 let (row, k) = match major {
@@ -175,11 +163,7 @@ impl Operand {
         for lane in 0..32 {
             let (row, k) = a_position(lane, r, e);
             for i in 0..e {
-                self.put(
-                    16 * warp + row,
-                    k + i,
-                    self.element.to_f32(register[lane], i),
-                );
+                self.put(16 * warp + row, k + i, self.element.to_f32(register[lane], i));
             }
             self.poison[16 * warp + row] |= poison >> lane & 1 != 0;
         }
@@ -206,11 +190,8 @@ pub struct Tile {
 impl Tile {
     /// A tile of zeros: what `scale-d` = 0 starts from.
     pub fn zeros(shape: &Wgmma) -> Tile {
-        let (floats, integers) = if shape.d == Accumulator::S32 {
-            (0, M * shape.n)
-        } else {
-            (M * shape.n, 0)
-        };
+        let (floats, integers) =
+            if shape.d == Accumulator::S32 { (0, M * shape.n) } else { (M * shape.n, 0) };
         Tile {
             d: shape.d,
             n: shape.n,
@@ -234,9 +215,7 @@ impl Tile {
                 let at = self.at(warp, lane, j * per + i);
                 match self.d {
                     Accumulator::F32 => self.values[at] = f32::from_bits(register[lane]),
-                    Accumulator::F16 => {
-                        self.values[at] = f16_to_f32((register[lane] >> (16 * i)) as u16)
-                    }
+                    Accumulator::F16 => self.values[at] = f16_to_f32((register[lane] >> (16 * i)) as u16),
                     Accumulator::S32 => self.integers[at] = register[lane] as i32,
                 }
             }
@@ -278,10 +257,7 @@ impl Tile {
     /// Adds `a * b`. An undefined row of A or column of B makes its row or column of the tile undefined. `saturate` is
     /// `.satfinite` of integer products.
     pub fn multiply(&mut self, a: &Operand, b: &Operand, saturate: bool) {
-        assert!(
-            a.is_a && !b.is_a && a.k == b.k && b.rows == self.n,
-            "operands of another shape"
-        );
+        assert!(a.is_a && !b.is_a && a.k == b.k && b.rows == self.n, "operands of another shape");
         if self.d == Accumulator::S32 {
             self.multiply_integers(a, b, saturate);
         } else {
@@ -303,20 +279,12 @@ impl Tile {
         multiply(M, self.n, a.k, &a.values, &b.values, &mut sums);
         for (total, sum) in self.integers.iter_mut().zip(sums) {
             let sum = sum as i32;
-            *total = if saturate {
-                total.saturating_add(sum)
-            } else {
-                total.wrapping_add(sum)
-            };
+            *total = if saturate { total.saturating_add(sum) } else { total.wrapping_add(sum) };
         }
     }
 }
 
 #[inline]
 fn canonical(value: f32) -> u32 {
-    if value.is_nan() {
-        0x7fff_ffff
-    } else {
-        value.to_bits()
-    }
+    if value.is_nan() { 0x7fff_ffff } else { value.to_bits() }
 }
