@@ -21,7 +21,7 @@ pub mod lanes;
 pub mod soft;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A rounding mode of PTX: `.rn`, `.rz`, `.rm`, `.rp`, `.rna`, and their integer forms `.rni`, `.rzi`, `.rmi`, `.rpi`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -524,6 +524,8 @@ fn approximate_functions_are_within_half_an_ulp_and_know_their_special_values() 
         let got = half::bf16::from_bits(approx::tanh_bf16(bits)).to_f64();
         assert!(x.is_nan() || (got - x.tanh()).abs() <= 2f64.powi(-8) * x.tanh().abs(), "{x:e}");
         let got = half::bf16::from_bits(approx::ex2_bf16(bits)).to_f64();
+        // The largest bf16 is just below 2^128.
+        let x = if x >= 128.0 { f64::INFINITY } else { x };
         assert!(
             x.is_nan() || got == x.exp2() || (got - x.exp2()).abs() <= 2f64.powi(-8) * x.exp2() + 1.2e-38,
             "{x:e}"

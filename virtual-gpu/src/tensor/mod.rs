@@ -33,5 +33,8 @@ mod product;
 pub mod tma;
 pub mod wgmma;
 
+#[cfg(test)]
+mod tests;
+
 /// A warp register: one 32-bit value a lane.
 pub type Lanes = [u32; 32];
