@@ -3,9 +3,18 @@
 //! Everything is a plain number: device pointers and streams are `u64`, so a launcher works on memory and streams
 //! that another engine made.
 
+pub mod cuda;
+
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
+
+/// A number no other device of this process has.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A stream as the driver names it; 0 is the default stream. May come from another engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

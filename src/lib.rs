@@ -3,12 +3,15 @@
 //! - [`tensor`], [`buffer`]: memory with a shape
 //! - [`operations`]: what a forward pass is made of, with shapes and checks
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
+//! - [`kernels`]: launchers of the CUDA kernels
 //! - [`error`]: one error type
 
 pub mod buffer;
 pub mod device;
 pub mod error;
+pub mod kernels;
 pub mod operations;
 pub mod tensor;
 
+pub use cudarc;
 pub use error::{Error, Result};

@@ -1,0 +1,123 @@
+//! Launchers of the CUDA kernels: one module an operation, with the stem of its kernel file.
+//!
+//! The core of each is `unsafe fn op(&Kernels, &OpParams, RawStream) -> Result<()>` on raw device pointers, shapes and
+//! strides. It checks what can be seen from the arguments, launches, allocates nothing, never synchronises, and can be
+//! captured in a graph once the kernels are loaded ([`Kernels::load_all`]).
+
+pub mod compiled;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::device::{Device, LaunchConfig, ModuleImage, RawFunction, RawModule, RawStream};
+use crate::error::{Error, Result};
+use compiled::{CompiledModule, Target};
+
+/// Dynamic shared memory every kernel may use without being told.
+const DEFAULT_DYNAMIC_SHARED_BYTES: u32 = 48 * 1024;
+
+/// The compiled kernels on one device, loaded as they are first used.
+#[derive(Debug)]
+pub struct Kernels {
+    device: Arc<dyn Device>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    modules: HashMap<(&'static str, bool), RawModule>,
+    functions: HashMap<&'static str, Function>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Function {
+    raw: RawFunction,
+    max_dynamic_shared: u32,
+}
+
+impl Kernels {
+    /// The kernels of this build on `device`.
+    ///
+    /// # Errors
+    /// [`Error::KernelsNotBuilt`] when the crate was built without nvcc.
+    pub fn new(device: Arc<dyn Device>) -> Result<Self> {
+        compiled::modules()?;
+        Ok(Kernels { device, loaded: Mutex::default() })
+    }
+
+    /// The device they run on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Whether this device runs the Hopper set.
+    pub fn has_sm90a(&self) -> bool {
+        self.device.properties().compute_capability == (9, 0)
+    }
+
+    /// Loads every kernel this device can run, so that no later launch loads code: call it before capturing a graph.
+    pub fn load_all(&self) -> Result<()> {
+        for module in compiled::modules()? {
+            if module.target == Target::Sm90a && !self.has_sm90a() {
+                continue;
+            }
+            for kernel in module.kernels {
+                self.function(kernel.name, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Launches `kernel` with `params`, its only argument, passed by value.
+    ///
+    /// # Safety
+    /// `P` is the kernel's parameter struct, and every address in it is memory the kernel may use until it ends.
+    pub(crate) unsafe fn launch<P: bytemuck::Pod>(
+        &self,
+        kernel: &str,
+        config: &LaunchConfig,
+        params: &P,
+        stream: RawStream,
+    ) -> Result<()> {
+        let function = self.function(kernel, config.dynamic_shared_bytes)?;
+        // SAFETY: the caller vouches for the argument and its addresses.
+        unsafe { self.device.launch(function, config, &[bytemuck::bytes_of(params)], stream) }
+    }
+
+    /// The loaded kernel, allowed to use this much dynamic shared memory.
+    fn function(&self, kernel: &str, dynamic_shared_bytes: u32) -> Result<RawFunction> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = loaded.functions.get_key_value(kernel).map(|(name, function)| (*name, *function));
+        let (name, mut function) = match known {
+            Some(found) => found,
+            None => {
+                let (module, name) = find(kernel)?;
+                let raw_module = match loaded.modules.get(&(module.name, module.target == Target::Sm90a)) {
+                    Some(&raw) => raw,
+                    None => {
+                        let image = ModuleImage { fatbin: &module.fatbin(), ptx: &module.ptx() };
+                        let raw = self.device.load_module(module.name, image)?;
+                        loaded.modules.insert((module.name, module.target == Target::Sm90a), raw);
+                        raw
+                    }
+                };
+                let raw = self.device.function(raw_module, name)?;
+                (name, Function { raw, max_dynamic_shared: DEFAULT_DYNAMIC_SHARED_BYTES })
+            }
+        };
+        if dynamic_shared_bytes > function.max_dynamic_shared {
+            self.device.set_max_dynamic_shared(function.raw, dynamic_shared_bytes)?;
+            function.max_dynamic_shared = dynamic_shared_bytes;
+        }
+        loaded.functions.insert(name, function);
+        Ok(function.raw)
+    }
+}
+
+/// The module that holds `kernel`. Names are unique over all modules and targets.
+fn find(kernel: &str) -> Result<(&'static CompiledModule, &'static str)> {
+    compiled::modules()?
+        .iter()
+        .find_map(|module| module.kernels.iter().find(|k| k.name == kernel).map(|k| (module, k.name)))
+        .ok_or_else(|| Error::KernelsNotBuilt(format!("there is no kernel `{kernel}` in it")))
+}

@@ -1,0 +1,87 @@
+//! What build.rs compiled: machine code, PTX and resources of every kernel.
+
+use std::io::Read;
+
+use crate::error::{Error, Result};
+
+/// Which devices a kernel file was compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Compute capability 8.0 and newer.
+    Portable,
+    /// Compute capability 9.0 only: wgmma and TMA.
+    Sm90a,
+}
+
+/// One kernel file, compiled. Code is deflated.
+#[derive(Debug)]
+pub struct CompiledModule {
+    /// The file's stem.
+    pub name: &'static str,
+    /// What it was compiled for.
+    pub target: Target,
+    fatbin: &'static [u8],
+    ptx: &'static [u8],
+    /// Every kernel in it, once a machine-code target.
+    pub kernels: &'static [CompiledKernel],
+    /// Warnings C75xx: wgmma serialised or setmaxnreg ignored.
+    pub warnings: &'static [&'static str],
+}
+
+/// Resources of one kernel on one machine-code target, as ptxas reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompiledKernel {
+    /// Its `extern "C"` name.
+    pub name: &'static str,
+    /// As `sm_90`.
+    pub arch: &'static str,
+    /// Registers a thread.
+    pub registers: u32,
+    /// Static shared memory of a block in bytes.
+    pub shared_bytes: u32,
+    /// Stack of a thread in bytes.
+    pub stack_bytes: u32,
+    /// Bytes of registers spilled to local memory.
+    pub spill_store_bytes: u32,
+    /// Bytes of spilled registers read back.
+    pub spill_load_bytes: u32,
+}
+
+include!(concat!(env!("OUT_DIR"), "/compiled_kernels.rs"));
+
+impl CompiledModule {
+    /// Machine code and portable PTX, for a real GPU.
+    pub fn fatbin(&self) -> Vec<u8> {
+        inflate(self.fatbin)
+    }
+
+    /// The PTX of the same compile, for the virtual GPU.
+    pub fn ptx(&self) -> String {
+        String::from_utf8(inflate(self.ptx)).expect("nvcc writes PTX as ASCII")
+    }
+}
+
+fn inflate(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    flate2::read::ZlibDecoder::new(bytes).read_to_end(&mut out).expect("build.rs wrote it");
+    out
+}
+
+/// Every module in this build.
+///
+/// # Errors
+/// [`Error::KernelsNotBuilt`] when the crate was built without nvcc.
+pub fn modules() -> Result<&'static [CompiledModule]> {
+    match COMPILER {
+        Ok(_) => Ok(MODULES),
+        Err(reason) => Err(Error::KernelsNotBuilt(reason.to_owned())),
+    }
+}
+
+/// Version of the compiler that built the kernels, as `13.0`.
+///
+/// # Errors
+/// [`Error::KernelsNotBuilt`] when the crate was built without nvcc.
+pub fn compiler_version() -> Result<&'static str> {
+    COMPILER.map_err(|reason| Error::KernelsNotBuilt(reason.to_owned()))
+}
