@@ -2,6 +2,7 @@
 //!
 //! - [`tensor`], [`buffer`]: memory with a shape
 //! - [`operations`]: what a forward pass is made of, with shapes and checks
+//! - [`reference`]: the operations and the whole pass in f64, as judge
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels
 //! - [`error`]: one error type
@@ -11,6 +12,7 @@ pub mod device;
 pub mod error;
 pub mod kernels;
 pub mod operations;
+pub mod reference;
 pub mod tensor;
 
 pub use cudarc;
