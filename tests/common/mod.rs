@@ -1,0 +1,77 @@
+//! What every module of the suite uses: executors, random data, comparison.
+
+mod compare;
+mod executors;
+
+pub use compare::{Bound, check_close, check_equal};
+pub use executors::{Executor, executors, trial};
+
+use nanomoe::buffer::Buffer;
+use nanomoe::operations::Operations;
+use nanomoe::tensor::{DType, Element};
+use rand::{Rng, SeedableRng};
+
+/// Random numbers that are the same at every run: `len` values uniform in -1..1.
+pub fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut rng = rand::rngs::SmallRng::seed_from_u64(seed);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// What a value becomes when stored as `dtype`.
+pub fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
+    match dtype {
+        DType::BF16 => values.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
+        DType::F16 => values.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
+        DType::F32 | DType::I32 => values.to_vec(),
+    }
+}
+
+/// The bytes of `values` stored as `dtype` (rounded to nearest even).
+pub fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        DType::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+        DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::I32 => unreachable!("integers are uploaded with upload_i32"),
+    }
+}
+
+/// The values in `bytes` stored as `dtype`.
+pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match dtype {
+        DType::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        DType::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        DType::I32 => unreachable!("integers are downloaded with download_i32"),
+    }
+}
+
+/// A buffer on the executor holding `values` as `dtype`.
+pub fn upload(ops: &dyn Operations, dtype: DType, values: &[f32]) -> Buffer {
+    let mut buffer = ops.allocate(dtype, values.len()).expect("allocate");
+    ops.upload(buffer.tensor_mut(&[values.len()]), &encode(dtype, values)).expect("upload");
+    buffer
+}
+
+/// A buffer on the executor holding `values`.
+pub fn upload_i32(ops: &dyn Operations, values: &[i32]) -> Buffer {
+    let mut buffer = ops.allocate(DType::I32, values.len()).expect("allocate");
+    ops.upload(buffer.tensor_mut(&[values.len()]), bytemuck::cast_slice(values)).expect("upload");
+    buffer
+}
+
+/// The values in a buffer of floats.
+pub fn download(ops: &dyn Operations, buffer: &Buffer) -> Vec<f32> {
+    let mut bytes = vec![0; buffer.len() * buffer.dtype().size()];
+    ops.download(buffer.tensor(&[buffer.len()]), &mut bytes).expect("download");
+    decode(buffer.dtype(), &bytes)
+}
+
+/// The values in a buffer of integers.
+pub fn download_i32(ops: &dyn Operations, buffer: &Buffer) -> Vec<i32> {
+    assert_eq!(buffer.dtype(), i32::DTYPE);
+    let mut values = vec![0i32; buffer.len()];
+    ops.download(buffer.tensor(&[buffer.len()]), bytemuck::cast_slice_mut(&mut values)).expect("download");
+    values
+}

@@ -1,0 +1,12 @@
+//! The whole suite: one program, a module an operation, each trial on every executor at hand.
+//!
+//! A trial is named `operation::dtype::shape::executor`. Trials of an executor that is not here are listed as ignored,
+//! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
+
+mod common;
+
+fn main() -> std::process::ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let trials = Vec::new();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
