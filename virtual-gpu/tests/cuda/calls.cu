@@ -1,0 +1,49 @@
+// targets: sm_80
+// Functions that stay functions: calls, recursion, function pointers, arrays in local memory.
+#include <stdint.h>
+
+__device__ __noinline__ int fibonacci(int n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
+extern "C" __global__ void recursive(const int* n, int* out, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) out[i] = fibonacci(n[i]);
+}
+
+struct Pair {
+    float sum, product;
+    int64_t count;
+};
+__device__ __noinline__ Pair combine(Pair a, Pair b) { return {a.sum + b.sum, a.product * b.product, a.count + b.count}; }
+extern "C" __global__ void structures(const float* x, Pair* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    Pair p = {x[i], x[i], 1};
+    for (int j = 1; j < 4; j++) p = combine(p, Pair{x[(i + j) % n], 2.0f, j});
+    out[i] = p;
+}
+
+__device__ __noinline__ float twice(float x) { return 2 * x; }
+__device__ __noinline__ float half_of(float x) { return 0.5f * x; }
+__device__ __noinline__ float negate(float x) { return -x; }
+typedef float (*Function)(float);
+__device__ const Function kFunctions[3] = {twice, half_of, negate};
+extern "C" __global__ void pointers(const int* which, const float* x, float* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = kFunctions[which[i]](x[i]);
+}
+
+// An array indexed by values known only at run time lives in local memory.
+extern "C" __global__ void local_sort(const int* in, int* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int values[16];
+    for (int j = 0; j < 16; j++) values[j] = in[16 * i + j];
+    for (int j = 1; j < 16; j++) {
+        int v = values[j], k = j;
+        while (k > 0 && values[k - 1] > v) {
+            values[k] = values[k - 1];
+            k--;
+        }
+        values[k] = v;
+    }
+    for (int j = 0; j < 16; j++) out[16 * i + j] = values[j];
+}
