@@ -5,6 +5,18 @@
 //! captured in a graph once the kernels are loaded ([`Kernels::load_all`]).
 
 pub mod compiled;
+mod embedding;
+mod layer_norm;
+mod moe_combine;
+mod moe_dispatch;
+mod rows;
+mod topk_gating;
+
+pub use embedding::embedding;
+pub use layer_norm::layer_norm;
+pub use moe_combine::moe_combine;
+pub use moe_dispatch::moe_dispatch;
+pub use topk_gating::{router_logits, topk_gating};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

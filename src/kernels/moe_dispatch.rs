@@ -1,0 +1,71 @@
+//! Launcher of `kernels/moe_dispatch.cu`.
+
+use super::Kernels;
+use super::rows::narrow;
+use crate::device::{LaunchConfig, RawStream};
+use crate::error::Result;
+use crate::operations::MoeDispatchParams;
+
+/// `kNumWarps` and `kNumThreads` of the kernel.
+const NUM_WARPS: usize = 8;
+const NUM_THREADS: u32 = 256;
+/// More blocks than this cost more in reading each other's counts than they save.
+const MAX_BLOCKS: usize = 256;
+/// 8 rounds of 32 lanes for each warp: up to here one block, and so one launch, is enough.
+const ASSIGNMENTS_PER_BLOCK: usize = 2048;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct KernelParams {
+    expert_ids: u64,
+    expert_offsets: u64,
+    row_tokens: u64,
+    slots: u64,
+    block_counts: u64,
+    num_tokens: i32,
+    num_assignments: i32,
+    assignments_per_warp: i32,
+    num_experts_per_token: i32,
+    num_experts: i32,
+    capacity: i32,
+}
+
+/// Rows of assignments in expert-major order: see [`MoeDispatchParams`]. One launch up to 2,048 assignments, else two.
+///
+/// # Errors
+/// A shape or type that does not fit, and whatever the launch says.
+///
+/// # Safety
+/// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
+pub unsafe fn moe_dispatch(kernels: &Kernels, p: &MoeDispatchParams, stream: RawStream) -> Result<()> {
+    const { assert!(MAX_BLOCKS <= MoeDispatchParams::MAX_BLOCKS) };
+    let (num_tokens, k) = p.check()?;
+    let num_assignments = num_tokens * k;
+    let num_blocks = num_assignments.div_ceil(ASSIGNMENTS_PER_BLOCK).clamp(1, MAX_BLOCKS);
+    let per_warp = num_assignments.div_ceil(num_blocks * NUM_WARPS).next_multiple_of(32);
+    let params = KernelParams {
+        expert_ids: p.expert_ids.pointer,
+        expert_offsets: p.expert_offsets.pointer,
+        row_tokens: p.row_tokens.pointer,
+        slots: p.slots.pointer,
+        block_counts: p.scratch.pointer,
+        num_tokens: narrow("moe_dispatch", "num_tokens", num_tokens)?,
+        num_assignments: narrow("moe_dispatch", "num_tokens * k", num_assignments)?,
+        assignments_per_warp: narrow("moe_dispatch", "assignments of a warp", per_warp)?,
+        num_experts_per_token: narrow("moe_dispatch", "k", k)?,
+        num_experts: narrow("moe_dispatch", "num_experts", p.num_experts)?,
+        capacity: p.capacity.map_or(i32::MAX, |capacity| i32::try_from(capacity).unwrap_or(i32::MAX)),
+    };
+    let histograms = 4 * NUM_WARPS * p.num_experts;
+    let config = LaunchConfig::linear(num_blocks as u32, NUM_THREADS);
+    // SAFETY: `KernelParams` mirrors `MoeDispatchParams` of the kernel file; `check` saw the shapes and the length of
+    // the scratch, the kernel drops ids outside the experts, the caller vouches for the memory.
+    unsafe {
+        if num_blocks > 1 {
+            let count = config.with_shared(histograms as u32);
+            kernels.launch("moe_dispatch_count", &count, &params, stream)?;
+        }
+        let place = config.with_shared((histograms + 4 * (p.num_experts + 1)) as u32);
+        kernels.launch("moe_dispatch_place", &place, &params, stream)
+    }
+}

@@ -1,0 +1,202 @@
+//! Launchers of `kernels/topk_gating.cu`: router logits, and the choice of experts from them.
+
+use super::Kernels;
+use super::rows::{narrow, whole_chunks};
+use crate::device::{LaunchConfig, RawStream};
+use crate::error::Result;
+use crate::operations::{
+    GroupScore, RouterLogitsParams, ScoreFunction, SoftmaxOrder, TopkGatingDims, TopkGatingParams,
+};
+
+/// `kWarpTokens` and `kWarpExperts` of the kernel.
+const WARP_TOKENS: usize = 4;
+const WARP_EXPERTS: usize = 8;
+/// Token groups that a block of the router computes.
+const TOKEN_GROUPS: usize = 8;
+/// `kGatingWarps` of the kernel.
+const GATING_WARPS: usize = 4;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct RouterKernelParams {
+    logits: u64,
+    x: u64,
+    weight: u64,
+    noise_weight: u64,
+    seed: u64,
+    x_stride: i64,
+    num_tokens: i64,
+    num_experts: i32,
+    hidden_size: i32,
+    whole_chunks: u32,
+    reserved: u32,
+}
+
+/// Router logits in f32: see [`RouterLogitsParams`].
+///
+/// # Errors
+/// A shape or type that does not fit, and whatever the launch says.
+///
+/// # Safety
+/// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
+pub unsafe fn router_logits(kernels: &Kernels, p: &RouterLogitsParams, stream: RawStream) -> Result<()> {
+    let (num_tokens, num_experts, hidden_size) = p.check()?;
+    if num_tokens == 0 {
+        return Ok(());
+    }
+    let noise_weight = p.noise.map(|noise| noise.weight);
+    let whole = [Some(p.x), Some(p.weight), noise_weight].iter().flatten().all(whole_chunks);
+    let params = RouterKernelParams {
+        logits: p.logits.pointer,
+        x: p.x.pointer,
+        weight: p.weight.pointer,
+        noise_weight: noise_weight.map_or(0, |t| t.pointer),
+        seed: p.noise.map_or(0, |noise| noise.seed),
+        x_stride: p.x.strides()[0] as i64,
+        num_tokens: num_tokens as i64,
+        num_experts: narrow("router_logits", "num_experts", num_experts)?,
+        hidden_size: narrow("router_logits", "hidden_size", hidden_size)?,
+        whole_chunks: whole.into(),
+        reserved: 0,
+    };
+    let expert_groups = num_experts.div_ceil(WARP_EXPERTS).min(2);
+    let grid = [
+        narrow("router_logits", "blocks", num_tokens.div_ceil(TOKEN_GROUPS * WARP_TOKENS))?,
+        num_experts.div_ceil(expert_groups * WARP_EXPERTS) as u32,
+        1,
+    ];
+    let mut config = LaunchConfig::new(grid, 32);
+    config.block = [32, TOKEN_GROUPS as u32, expert_groups as u32];
+    let kernel = format!("topk_gating_router_logits_{}", p.x.dtype);
+    // SAFETY: `RouterKernelParams` mirrors `RouterLogitsParams` of the kernel file; `check` saw the shapes, the caller
+    // vouches for the memory.
+    unsafe { kernels.launch(&kernel, &config, &params, stream) }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct GatingKernelParams {
+    logits: u64,
+    selection_bias: u64,
+    forced_ids: u64,
+    expert_ids: u64,
+    expert_weights: u64,
+    block_counts: u64,
+    block_weights: u64,
+    block_z: u64,
+    num_tokens: i64,
+    num_experts: i32,
+    num_experts_per_token: i32,
+    tokens_per_block: i32,
+    num_groups: i32,
+    top_groups: i32,
+    group_score: u32,
+    score: u32,
+    renormalize: u32,
+    epsilon: f32,
+    scale: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct TotalsKernelParams {
+    block_counts: u64,
+    block_weights: u64,
+    block_z: u64,
+    counts: u64,
+    losses: u64,
+    num_tokens: i64,
+    num_experts: i32,
+    num_blocks: i32,
+}
+
+/// Experts and weights of every token: see [`TopkGatingParams`]. A second launch where counts or losses are asked for.
+/// A forced id that is no expert gets weight 0 and is not counted.
+///
+/// # Errors
+/// A shape or type that does not fit, and whatever the launch says.
+///
+/// # Safety
+/// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
+pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawStream) -> Result<()> {
+    let dims = p.check()?;
+    let counted = p.counts.is_some() || p.losses.is_some();
+    let (num_blocks, tokens_per_block) = blocks(dims.num_tokens, counted);
+    let block_counts = p.scratch.pointer;
+    let block_weights = block_counts + 4 * (num_blocks * dims.num_experts) as u64;
+    let block_z = block_weights + 4 * (num_blocks * dims.num_experts) as u64;
+    if dims.num_tokens > 0 {
+        let params = GatingKernelParams {
+            logits: p.logits.pointer,
+            selection_bias: p.selection_bias.map_or(0, |t| t.pointer),
+            forced_ids: p.forced_ids.map_or(0, |t| t.pointer),
+            expert_ids: p.expert_ids.pointer,
+            expert_weights: p.expert_weights.pointer,
+            block_counts: if counted { block_counts } else { 0 },
+            block_weights,
+            block_z,
+            num_tokens: dims.num_tokens as i64,
+            num_experts: dims.num_experts as i32,
+            num_experts_per_token: dims.num_experts_per_token as i32,
+            tokens_per_block: narrow("topk_gating", "tokens of a block", tokens_per_block)?,
+            num_groups: p.spec.groups.map_or(0, |groups| groups.num_groups as i32),
+            top_groups: p.spec.groups.map_or(0, |groups| groups.top_groups as i32),
+            group_score: p.spec.groups.map_or(0, |groups| match groups.score {
+                GroupScore::Max => 0,
+                GroupScore::SumOfTop2 => 1,
+            }),
+            score: match (p.spec.score, p.spec.softmax_order) {
+                (ScoreFunction::Softmax, SoftmaxOrder::BeforeTopK) => 0,
+                (ScoreFunction::Softmax, SoftmaxOrder::AfterTopK) => 1,
+                (ScoreFunction::Sigmoid, _) => 2,
+            },
+            renormalize: p.spec.renormalize.into(),
+            epsilon: p.spec.epsilon,
+            scale: p.spec.scale,
+        };
+        let kernel = match dims.num_experts {
+            0..=32 => "topk_gating_32",
+            33..=256 => "topk_gating_256",
+            _ => "topk_gating_1024",
+        };
+        let threads = 32 * GATING_WARPS as u32;
+        let config = LaunchConfig::linear(narrow("topk_gating", "blocks", num_blocks)?, threads)
+            .with_shared(shared_bytes(&dims, p, counted));
+        // SAFETY: `GatingKernelParams` mirrors `TopkGatingParams` of the kernel file; `check` saw the shapes, and that
+        // the scratch holds MAX_BLOCKS blocks; the caller vouches for the memory.
+        unsafe { kernels.launch(kernel, &config, &params, stream)? };
+    }
+    if !counted {
+        return Ok(());
+    }
+    let params = TotalsKernelParams {
+        block_counts,
+        block_weights,
+        block_z,
+        counts: p.counts.map_or(0, |t| t.pointer),
+        losses: p.losses.map_or(0, |t| t.pointer),
+        num_tokens: dims.num_tokens as i64,
+        num_experts: dims.num_experts as i32,
+        num_blocks: num_blocks as i32,
+    };
+    // SAFETY: as above; the launch before filled the scratch of `num_blocks` blocks.
+    unsafe { kernels.launch("topk_gating_totals", &LaunchConfig::linear(1, 1024), &params, stream) }
+}
+
+/// Blocks and tokens of each: a token a warp, or with statistics at least four, and not more blocks than the scratch has
+/// room for.
+fn blocks(num_tokens: usize, counted: bool) -> (usize, usize) {
+    let per_block = if counted {
+        num_tokens.div_ceil(TopkGatingParams::MAX_BLOCKS).next_multiple_of(GATING_WARPS).max(4 * GATING_WARPS)
+    } else {
+        GATING_WARPS
+    };
+    (num_tokens.div_ceil(per_block), per_block)
+}
+
+/// The kernel's `GatingStorage`, for every warp.
+fn shared_bytes(dims: &TopkGatingDims, p: &TopkGatingParams, counted: bool) -> u32 {
+    let groups = p.spec.groups.map_or(0, |groups| groups.num_groups + dims.num_experts);
+    let statistics = if counted { 2 * dims.num_experts } else { 0 };
+    (4 * GATING_WARPS * (2 * dims.num_experts_per_token + groups + statistics)) as u32
+}
