@@ -7,9 +7,11 @@
 
 // bfloat16 and IEEE binary16 as bits: nothing is computed in them.
 struct Bf16 {
+    static constexpr bool kIsBf16 = true;
     uint16_t bits;
 };
 struct F16 {
+    static constexpr bool kIsBf16 = false;
     uint16_t bits;
 };
 
@@ -87,4 +89,4 @@ __host__ __device__ __forceinline__ bool rows_are_aligned(const T* pointer, int6
     return (reinterpret_cast<uint64_t>(pointer) | static_cast<uint64_t>(row_stride) * sizeof(T)) % bytes == 0;
 }
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
