@@ -77,21 +77,30 @@ struct GeluActivation {
     }
 };
 
+// An output type that a call chooses: T, or f32 if OutputParams says so.
+template <class T>
+struct FloatOr {};
+
 // Bias, activation and residual, each optional; a thread takes 4 columns, a warp whole rows of 128.
-template <class T, class Activate>
+template <class T, class Out, class Activate>
 struct LinearEpilogue {
     const OutputParams& params;
 
     template <class Config>
     __device__ __forceinline__ void run(const float* smem_accum, const Tile& tile) const {
-        if constexpr (sizeof(T) != 4) {
-            if (!params.out_is_f32) return run_as<Config, T>(smem_accum, tile);
+        if constexpr (std::is_same_v<Out, FloatOr<T>>) {
+            if (params.out_is_f32 || sizeof(T) == 4) {
+                run_as<Config, float>(smem_accum, tile);
+            } else {
+                run_as<Config, T>(smem_accum, tile);
+            }
+        } else {
+            run_as<Config, Out>(smem_accum, tile);
         }
-        run_as<Config, float>(smem_accum, tile);
     }
 
    private:
-    template <class Config, class Out>
+    template <class Config, class Store>
     __device__ __forceinline__ void run_as(const float* smem_accum, const Tile& tile) const {
         constexpr int kThreadsPerRow = Config::kBlockN / kEpilogueColumns;
         constexpr int kRowsPerPass = Config::kNumThreads / kThreadsPerRow;
@@ -100,16 +109,16 @@ struct LinearEpilogue {
         static_assert(Config::kNumThreads % kThreadsPerRow == 0 && Config::kBlockM % kRowsPerPass == 0);
         static_assert(kNumPasses % kBatch == 0);
 
-        Out* out = static_cast<Out*>(params.out.pointer);
-        const Out* residual = static_cast<const Out*>(params.residual.pointer);
+        Store* out = static_cast<Store*>(params.out.pointer);
+        const Store* residual = static_cast<const Store*>(params.residual.pointer);
         const int row_in_tile = threadIdx.x / kThreadsPerRow;
         const int column_in_tile = threadIdx.x % kThreadsPerRow * kEpilogueColumns;
         const int column = tile.column_begin + column_in_tile;
         const int num_columns = min(params.num_columns - column, kEpilogueColumns);
         if (num_columns <= 0) return;
-        constexpr int kAccessBytes = kEpilogueColumns * sizeof(Out);
-        const bool is_vector = num_columns == kEpilogueColumns && params.out.is_aligned<Out>(kAccessBytes) &&
-                               (residual == nullptr || params.residual.is_aligned<Out>(kAccessBytes));
+        constexpr int kAccessBytes = kEpilogueColumns * sizeof(Store);
+        const bool is_vector = num_columns == kEpilogueColumns && params.out.is_aligned<Store>(kAccessBytes) &&
+                               (residual == nullptr || params.residual.is_aligned<Store>(kAccessBytes));
 
         float bias[kEpilogueColumns] = {};
         if (params.bias != nullptr) {
@@ -127,7 +136,7 @@ struct LinearEpilogue {
                 for (int i = 0; i < kBatch; ++i) {
                     const int row = tile.row_begin + row_in_tile + (pass + i) * kRowsPerPass;
                     if (row >= tile.row_end) continue;
-                    const Out* source = residual + params.residual.row_offset(row, params.rows_per_batch) + column;
+                    const Store* source = residual + params.residual.row_offset(row, params.rows_per_batch) + column;
                     load_columns(values[i], source, num_columns, is_vector);
                 }
             }
@@ -143,15 +152,15 @@ struct LinearEpilogue {
                 for (int j = 0; j < kEpilogueColumns; ++j) {
                     values[i][j] += Activate::apply(sums[j] + bias[j], params.activation);
                 }
-                Out* target = out + params.out.row_offset(row, params.rows_per_batch) + column;
+                Store* target = out + params.out.row_offset(row, params.rows_per_batch) + column;
                 store_columns(target, values[i], num_columns, is_vector);
             }
         }
     }
 
-    template <class Out>
+    template <class Store>
     static __device__ __forceinline__ void load_columns(
-        float (&values)[kEpilogueColumns], const Out* source, int num_columns, bool is_vector) {
+        float (&values)[kEpilogueColumns], const Store* source, int num_columns, bool is_vector) {
         if (is_vector) {
             load_vec(values, source);
         } else {
@@ -162,15 +171,15 @@ struct LinearEpilogue {
         }
     }
 
-    template <class Out>
+    template <class Store>
     static __device__ __forceinline__ void store_columns(
-        Out* target, const float (&values)[kEpilogueColumns], int num_columns, bool is_vector) {
+        Store* target, const float (&values)[kEpilogueColumns], int num_columns, bool is_vector) {
         if (is_vector) {
             store_vec(target, values);
         } else {
 #pragma unroll
             for (int i = 0; i < kEpilogueColumns; ++i) {
-                if (i < num_columns) target[i] = from_float<Out>(values[i]);
+                if (i < num_columns) target[i] = from_float<Store>(values[i]);
             }
         }
     }

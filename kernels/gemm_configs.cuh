@@ -23,3 +23,8 @@ using Tile64x64 =
 template <class T>
 using Tile16x32 =
     std::conditional_t<kOnTensorCores<T>, GemmConfig<T, 16, 32, 1, 4, 6, 4>, GemmConfig<T, 16, 32, 2, 2, 6, 4>>;
+
+// For a few rows over a vocabulary: as wide as 128x128, so that both leave the same partial results.
+template <class T>
+using Tile16x128 =
+    std::conditional_t<kOnTensorCores<T>, GemmConfig<T, 16, 128, 1, 4, 4, 3>, GemmConfig<T, 16, 128, 2, 2, 4, 3>>;
