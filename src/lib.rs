@@ -5,15 +5,18 @@
 //! - [`reference`]: the operations and the whole pass in f64, as judge
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels
+//! - [`config`], [`weights`]: a model's shape, and its parameters from a safetensors file
 //! - [`error`]: one error type
 
 pub mod buffer;
+pub mod config;
 pub mod device;
 pub mod error;
 pub mod kernels;
 pub mod operations;
 pub mod reference;
 pub mod tensor;
+pub mod weights;
 
 pub use cudarc;
 pub use error::{Error, Result};
