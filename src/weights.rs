@@ -67,8 +67,15 @@ impl Checkpoint {
         let file = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(&path, source))?;
 
         let mut entries = read_header(&file, &path)?;
-        let layout = detect_layout(&entries, &path)?;
-        let config = ModelConfig::load(&dir.join("config.json"), Some(layout))?;
+        let config_path = dir.join("config.json");
+        let layout = detect_layout(&entries, &path).map_err(|unknown| {
+            // Of a family that is not supported, its name says more than its tensors.
+            match ModelConfig::load(&config_path, None) {
+                Err(named @ Error::File { .. }) => named,
+                _ => unknown,
+            }
+        })?;
+        let config = ModelConfig::load(&config_path, Some(layout))?;
 
         let mut weights = HashMap::new();
         for weight in Weight::all(&config) {
