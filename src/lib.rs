@@ -3,6 +3,7 @@
 //! - [`tensor`], [`buffer`]: memory with a shape
 //! - [`operations`]: what a forward pass is made of, with shapes and checks
 //! - [`reference`]: the operations and the whole pass in f64, as judge
+//! - [`cpu`]: the operations on all cores in f32
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels
 //! - [`config`], [`weights`]: a model's shape, and its parameters from a safetensors file
@@ -10,10 +11,12 @@
 
 pub mod buffer;
 pub mod config;
+pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod kernels;
 pub mod operations;
+mod philox;
 pub mod reference;
 pub mod tensor;
 pub mod weights;

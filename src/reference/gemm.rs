@@ -3,7 +3,7 @@
 /// `out[m, n] = sum over k of a[m, k] * b[n, k]`: `a` is `[M, K]`, `b` `[N, K]` (weights as checkpoints store them),
 /// the result `[M, N]` with `M = a.len() / k`, `N = b.len() / k`.
 pub fn gemm(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
-    assert!(k > 0 && a.len() % k == 0 && b.len() % k == 0);
+    assert!(k > 0 && a.len().is_multiple_of(k) && b.len().is_multiple_of(k));
     let mut out = Vec::with_capacity(a.len() / k * (b.len() / k));
     for row in a.chunks_exact(k) {
         for column in b.chunks_exact(k) {
