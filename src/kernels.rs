@@ -6,16 +6,24 @@
 
 pub mod compiled;
 mod embedding;
+mod gemm;
 mod layer_norm;
+mod lm_head;
+mod mlp;
 mod moe_combine;
 mod moe_dispatch;
+mod moe_gemm;
 mod rows;
 mod topk_gating;
 
 pub use embedding::embedding;
+pub use gemm::{GemmTile, gemm, gemm_with_tile};
 pub use layer_norm::layer_norm;
+pub use lm_head::lm_head;
+pub use mlp::mlp;
 pub use moe_combine::moe_combine;
 pub use moe_dispatch::moe_dispatch;
+pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
 pub use topk_gating::{router_logits, topk_gating};
 
 use std::collections::HashMap;
