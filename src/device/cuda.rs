@@ -4,7 +4,7 @@ use std::ffi::{CString, c_uint, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, DriverError, result};
+use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DevicePtrMut, DriverError, result};
 
 use super::{
     Device, DeviceProperties, FunctionAttributes, LaunchConfig, ModuleImage, RawEvent, RawFunction, RawGraph,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::kernels::compiled;
-use crate::tensor::DType;
+use crate::tensor::{DType, Element, Place, Tensor, TensorMut, TensorView};
 
 /// Driver branch that runs code of CUDA 13.
 const DRIVER_BRANCH: u32 = 580;
@@ -106,6 +106,57 @@ impl CudaDevice {
     /// cudarc's own handle, for engines that use it too.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// A tensor over a cudarc slice or view, dense in `shape`. Work on it must be ordered after what cudarc still has
+    /// to do with it: in the slice's own stream, or after waiting for that.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the slice has another number of elements or is on another device.
+    pub fn tensor<'a, T, S>(&self, slice: &'a S, stream: &'a CudaStream, shape: &[usize]) -> Result<Tensor<'a>>
+    where
+        T: Element,
+        S: DevicePtr<T>,
+    {
+        let (pointer, _guard) = slice.device_ptr(stream);
+        let view = self.view::<T>(pointer, slice.len(), stream, shape)?;
+        // SAFETY: `view` checked the length and the device; the slice is borrowed for 'a.
+        Ok(unsafe { Tensor::from_raw(view, Place::Device(self.id)) })
+    }
+
+    /// As [`CudaDevice::tensor`], for writing.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when the slice has another number of elements or is on another device.
+    pub fn tensor_mut<'a, T, S>(
+        &self,
+        slice: &'a mut S,
+        stream: &'a CudaStream,
+        shape: &[usize],
+    ) -> Result<TensorMut<'a>>
+    where
+        T: Element,
+        S: DevicePtrMut<T>,
+    {
+        let len = slice.len();
+        let (pointer, _guard) = slice.device_ptr_mut(stream);
+        let view = self.view::<T>(pointer, len, stream, shape)?;
+        // SAFETY: `view` checked the length and the device; the slice is borrowed exclusively for 'a.
+        Ok(unsafe { TensorMut::from_raw(view, Place::Device(self.id)) })
+    }
+
+    fn view<T: Element>(&self, pointer: u64, len: usize, stream: &CudaStream, shape: &[usize]) -> Result<TensorView> {
+        let wanted: usize = shape.iter().product();
+        let same_device = stream.context().cu_device() == self.context.cu_device();
+        if wanted != len || !same_device {
+            let message = format!(
+                "shape {shape:?} on device {}, the slice has {len} elements on device {}",
+                self.context.ordinal(),
+                stream.context().ordinal()
+            );
+            return Err(Error::Tensor { operation: "tensor", message });
+        }
+        Ok(TensorView::dense(pointer, T::DTYPE, shape))
     }
 
     /// Makes this device's context the thread's current one, and names the call that failed.
