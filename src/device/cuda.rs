@@ -113,7 +113,12 @@ impl CudaDevice {
     ///
     /// # Errors
     /// [`Error::Tensor`] when the slice has another number of elements or is on another device.
-    pub fn tensor<'a, T, S>(&self, slice: &'a S, stream: &'a CudaStream, shape: &[usize]) -> Result<Tensor<'a>>
+    pub fn tensor<'a, T, S>(
+        &self,
+        slice: &'a S,
+        stream: &'a CudaStream,
+        shape: &[usize],
+    ) -> Result<Tensor<'a>>
     where
         T: Element,
         S: DevicePtr<T>,
@@ -145,7 +150,13 @@ impl CudaDevice {
         Ok(unsafe { TensorMut::from_raw(view, Place::Device(self.id)) })
     }
 
-    fn view<T: Element>(&self, pointer: u64, len: usize, stream: &CudaStream, shape: &[usize]) -> Result<TensorView> {
+    fn view<T: Element>(
+        &self,
+        pointer: u64,
+        len: usize,
+        stream: &CudaStream,
+        shape: &[usize],
+    ) -> Result<TensorView> {
         let wanted: usize = shape.iter().product();
         let same_device = stream.context().cu_device() == self.context.cu_device();
         if wanted != len || !same_device {
