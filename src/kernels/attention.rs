@@ -1,0 +1,136 @@
+//! Launcher of `kernels/attention.cu`.
+
+use super::Kernels;
+use super::rows::{narrow, whole_chunks};
+use crate::device::{LaunchConfig, RawStream};
+use crate::error::{Error, Result};
+use crate::operations::AttentionParams;
+use crate::tensor::{DType, TensorView};
+
+/// Up to this many rows (queries times the query heads of a key-value head) a block has one row and splits the keys;
+/// beyond, a tile of rows shares the keys it reads.
+const MAX_DECODE_ROWS: usize = 4;
+const DECODE_THREADS: u32 = 256;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct KernelParams {
+    out: u64,
+    q: u64,
+    k: u64,
+    v: u64,
+    kv_lengths: u64,
+    block_table: u64,
+    out_strides: [i64; 3],
+    q_strides: [i64; 3],
+    k_strides: [i64; 3],
+    v_strides: [i64; 3],
+    kv_len: i32,
+    kv_capacity: i32,
+    seq_len: i32,
+    num_kv_heads: i32,
+    heads_per_kv_head: i32,
+    head_dim: i32,
+    num_blocks: i32,
+    block_size: i32,
+    max_blocks: i32,
+    softmax_scale_log2: f32,
+    whole_chunks: u32,
+    reserved: u32,
+}
+
+/// Tile sizes of a kernel: `MmaConfig` and `FfmaConfig` of the kernel file.
+struct Tiles {
+    name: &'static str,
+    block_m: usize,
+    threads: u32,
+    shared_bytes: usize,
+}
+
+impl Tiles {
+    /// For `head_dim` rounded up to 64, 128 or 256.
+    fn new(dtype: DType, head_dim: usize) -> Self {
+        if dtype == DType::F32 {
+            let (block_m, block_n) = (32, if head_dim <= 128 { 32 } else { 8 });
+            let tiles = (block_m + 4 * block_n) * (head_dim + 4);
+            let weights = block_m * (block_n + 4);
+            Tiles { name: "ffma", block_m, threads: 128, shared_bytes: 4 * (tiles + weights) }
+        } else {
+            let (block_m, block_n) = (64, if head_dim <= 128 { 64 } else { 32 });
+            let tiles = (block_m + 4 * block_n) * head_dim;
+            Tiles { name: "mma", block_m, threads: 128, shared_bytes: 2 * tiles }
+        }
+    }
+}
+
+/// Causal scaled-dot-product attention: see [`AttentionParams`].
+///
+/// A length in `kv_lengths` is limited to 0 and what k and v hold; a block id outside k reads as keys and values of 0.
+///
+/// # Errors
+/// A shape or type that does not fit, a scale that is not positive, and whatever the launch says.
+///
+/// # Safety
+/// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
+pub unsafe fn attention(kernels: &Kernels, p: &AttentionParams, stream: RawStream) -> Result<()> {
+    let dims = p.check()?;
+    if p.softmax_scale <= 0.0 {
+        let message = format!("softmax_scale is {}, expected it positive", p.softmax_scale);
+        return Err(Error::Tensor { operation: "attention", message });
+    }
+    if dims.batch_size == 0 || dims.seq_len == 0 || dims.num_heads == 0 {
+        return Ok(());
+    }
+    let int = |what: &str, value: usize| narrow::<i32>("attention", what, value);
+    let heads_per_kv_head = dims.num_heads / dims.num_kv_heads;
+    let num_rows = dims.seq_len * heads_per_kv_head;
+    let (pool, block_size, max_blocks) = match p.block_table {
+        Some(table) => (p.k.shape()[0], p.k.shape()[1], table.shape()[1]),
+        None => (0, 0, 0),
+    };
+    let params = KernelParams {
+        out: p.out.pointer,
+        q: p.q.pointer,
+        k: p.k.pointer,
+        v: p.v.pointer,
+        kv_lengths: p.kv_lengths.map_or(0, |t| t.pointer),
+        block_table: p.block_table.map_or(0, |t| t.pointer),
+        out_strides: outer_strides(&p.out),
+        q_strides: outer_strides(&p.q),
+        k_strides: outer_strides(&p.k),
+        v_strides: outer_strides(&p.v),
+        kv_len: int("kv_len", p.kv_len)?,
+        kv_capacity: int("kv_capacity", dims.kv_capacity)?,
+        seq_len: int("seq_len", dims.seq_len)?,
+        num_kv_heads: int("num_kv_heads", dims.num_kv_heads)?,
+        heads_per_kv_head: int("num_heads / num_kv_heads", heads_per_kv_head)?,
+        head_dim: int("head_dim", dims.head_dim)?,
+        num_blocks: int("num_blocks", pool)?,
+        block_size: int("block_size", block_size)?,
+        max_blocks: int("max_blocks", max_blocks)?,
+        softmax_scale_log2: p.softmax_scale * std::f32::consts::LOG2_E,
+        whole_chunks: [&p.out, &p.q, &p.k, &p.v].into_iter().all(whole_chunks).into(),
+        reserved: 0,
+    };
+    int("seq_len * num_heads", num_rows)?;
+    let dtype = p.q.dtype;
+    let head_dim = dims.head_dim.next_power_of_two().max(64);
+    let problems = narrow("attention", "batch_size * num_kv_heads", dims.batch_size * dims.num_kv_heads)?;
+    let (kernel, config) = if num_rows <= MAX_DECODE_ROWS {
+        let kernel = format!("attention_decode_{head_dim}_{dtype}");
+        (kernel, LaunchConfig::new([problems, num_rows as u32, 1], DECODE_THREADS))
+    } else {
+        let tiles = Tiles::new(dtype, head_dim);
+        let num_tiles: u16 = narrow("attention", "tiles of queries", num_rows.div_ceil(tiles.block_m))?;
+        let config = LaunchConfig::new([problems, u32::from(num_tiles), 1], tiles.threads)
+            .with_shared(tiles.shared_bytes as u32);
+        (format!("attention_{}_{head_dim}_{dtype}", tiles.name), config)
+    };
+    // SAFETY: `KernelParams` mirrors `AttentionParams` of the kernel file; `check` saw the shapes, the kernel limits
+    // lengths and block ids to what k and v hold, the caller vouches for the memory.
+    unsafe { kernels.launch(&kernel, &config, &params, stream) }
+}
+
+fn outer_strides(view: &TensorView) -> [i64; 3] {
+    [0, 1, 2].map(|dim| view.strides()[dim] as i64)
+}
