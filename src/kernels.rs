@@ -4,6 +4,7 @@
 //! strides. It checks what can be seen from the arguments, launches, allocates nothing, never synchronises, and can be
 //! captured in a graph once the kernels are loaded ([`Kernels::load_all`]).
 
+mod attention;
 pub mod compiled;
 mod embedding;
 mod gemm;
@@ -16,6 +17,7 @@ mod moe_gemm;
 mod rows;
 mod topk_gating;
 
+pub use attention::attention;
 pub use embedding::embedding;
 pub use gemm::{GemmTile, gemm, gemm_with_tile};
 pub use layer_norm::layer_norm;
