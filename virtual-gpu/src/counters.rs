@@ -1,0 +1,222 @@
+//! What a profiler counts, exactly.
+
+use crate::decode::program::{Class, Place, Program};
+
+/// Counts of one instruction of a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstructionCounts {
+    /// Warp instructions executed (with at least one lane or without).
+    pub warps: u64,
+    /// Thread instructions executed.
+    pub threads: u64,
+    /// Requests to global memory (one a warp instruction that reaches it).
+    pub global_requests: u64,
+    /// Bytes that the lanes asked for.
+    pub global_bytes: u64,
+    /// 32-byte sectors that the requests touched.
+    pub global_sectors: u64,
+    /// Sectors that the bytes would need at best.
+    pub global_sectors_least: u64,
+    /// Whether the global accesses write.
+    pub global_writes: bool,
+    /// Requests to shared memory.
+    pub shared_requests: u64,
+    /// Bytes that the lanes asked for.
+    pub shared_bytes: u64,
+    /// Passes over the banks that the requests took.
+    pub shared_wavefronts: u64,
+    /// Passes that the bytes would need at best.
+    pub shared_wavefronts_least: u64,
+    /// Multiply-accumulates on the tensor cores.
+    pub tensor_macs: u64,
+    /// Bytes moved by asynchronous copies.
+    pub async_bytes: u64,
+}
+
+/// Counters of a running grid.
+#[derive(Clone, Default)]
+pub struct Raw {
+    pub of: Vec<InstructionCounts>,
+    pub instructions: u64,
+}
+
+impl Raw {
+    pub fn new(program: &Program) -> Self {
+        Self { of: vec![InstructionCounts::default(); program.code.len()], instructions: 0 }
+    }
+
+    #[inline(always)]
+    pub fn count(&mut self, pc: u32, active: u32) {
+        let c = &mut self.of[pc as usize];
+        c.warps += 1;
+        c.threads += u64::from(active.count_ones());
+        self.instructions += 1;
+    }
+
+    #[inline(always)]
+    pub fn global(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, write: bool) {
+        let c = &mut self.of[pc as usize];
+        let lanes = u64::from(mask.count_ones());
+        c.global_requests += 1;
+        c.global_bytes += lanes * u64::from(size);
+        c.global_sectors_least += (lanes * u64::from(size)).div_ceil(32);
+        c.global_writes |= write;
+        c.global_sectors += distinct(offsets, mask, 5);
+    }
+
+    #[inline(always)]
+    pub fn shared(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, _write: bool) {
+        let c = &mut self.of[pc as usize];
+        let lanes = u64::from(mask.count_ones());
+        c.shared_requests += 1;
+        c.shared_bytes += lanes * u64::from(size);
+        let (taken, least) = wavefronts(offsets, mask, size);
+        c.shared_wavefronts += taken;
+        c.shared_wavefronts_least += least;
+    }
+
+    pub fn tensor(&mut self, pc: u32, macs: u64) {
+        self.of[pc as usize].tensor_macs += macs;
+    }
+
+    pub fn copied(&mut self, pc: u32, bytes: u32) {
+        self.of[pc as usize].async_bytes += u64::from(bytes);
+    }
+}
+
+/// Distinct values of `offset >> shift`.
+#[inline(always)]
+fn distinct(offsets: &[usize; 32], mask: u32, shift: u32) -> u64 {
+    if mask == u32::MAX {
+        // In ascending order, the usual case, changes are what counts.
+        let mut changes = 1;
+        let mut ordered = true;
+        for l in 1..32 {
+            let (a, b) = (offsets[l - 1] >> shift, offsets[l] >> shift);
+            changes += u64::from(a != b);
+            ordered &= a <= b;
+        }
+        if ordered {
+            return changes;
+        }
+    }
+    let mut seen = [usize::MAX; 32];
+    let mut count = 0;
+    let mut rest = mask;
+    while rest != 0 {
+        let value = offsets[rest.trailing_zeros() as usize] >> shift;
+        rest &= rest - 1;
+        if !seen[..count].contains(&value) {
+            seen[count] = value;
+            count += 1;
+        }
+    }
+    count as u64
+}
+
+/// Passes over the 32 banks of 4 bytes: lanes are served a quarter (16 bytes), half (8 bytes) or whole warp at a time,
+/// and each pass gives one word of each bank.
+#[inline(always)]
+fn wavefronts(offsets: &[usize; 32], mask: u32, size: u32) -> (u64, u64) {
+    let (group, words) = match size {
+        16.. => (8, 4),
+        8 => (16, 2),
+        _ => (32, 1),
+    };
+    let (mut taken, mut least) = (0, 0);
+    for first in (0..32).step_by(group) {
+        let part = mask >> first & (u64::MAX >> (64 - group)) as u32;
+        if part == 0 {
+            continue;
+        }
+        let bank = |l: usize| offsets[first + l] / 4 % 32;
+        // The usual case: lane after lane, or all lanes at one word.
+        let base = first + part.trailing_zeros() as usize;
+        let mut in_order = true;
+        let mut same = true;
+        let mut rest = part;
+        while rest != 0 {
+            let l = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            let delta = offsets[first + l].wrapping_sub(offsets[base]);
+            in_order &= delta / 4 == (first + l - base) * words;
+            same &= delta == 0;
+        }
+        least += 1;
+        if in_order || same {
+            taken += 1;
+            continue;
+        }
+        let mut depth = [0u8; 32];
+        let mut seen: [usize; 32] = [usize::MAX; 32];
+        let mut count = 0;
+        let mut rest = part;
+        while rest != 0 {
+            let l = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            let word = offsets[first + l] / 4;
+            if !seen[..count].contains(&word) {
+                seen[count] = word;
+                count += 1;
+                for w in 0..words {
+                    depth[(bank(l) + w) % 32] += 1;
+                }
+            }
+        }
+        taken += u64::from(*depth.iter().max().unwrap_or(&1));
+    }
+    (taken, least)
+}
+
+/// Totals of a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// Kernel.
+    pub kernel: String,
+    /// Launches summed here.
+    pub launches: u64,
+    /// Sums over all instructions.
+    pub total: InstructionCounts,
+    /// Thread instructions by class, in the order of [`Class::NAMES`].
+    pub by_class: [u64; Class::COUNT],
+    /// Each executed instruction's place and counts, in program order.
+    pub lines: Vec<(Place, InstructionCounts)>,
+}
+
+impl InstructionCounts {
+    /// Adds the counts of another instruction.
+    pub fn add(&mut self, o: &InstructionCounts) {
+        self.warps += o.warps;
+        self.threads += o.threads;
+        self.global_requests += o.global_requests;
+        self.global_bytes += o.global_bytes;
+        self.global_sectors += o.global_sectors;
+        self.global_sectors_least += o.global_sectors_least;
+        self.global_writes |= o.global_writes;
+        self.shared_requests += o.shared_requests;
+        self.shared_bytes += o.shared_bytes;
+        self.shared_wavefronts += o.shared_wavefronts;
+        self.shared_wavefronts_least += o.shared_wavefronts_least;
+        self.tensor_macs += o.tensor_macs;
+        self.async_bytes += o.async_bytes;
+    }
+}
+
+impl KernelCounters {
+    /// Adds a finished grid's counters.
+    pub fn add(&mut self, program: &Program, raw: &Raw) {
+        self.launches += 1;
+        if self.lines.is_empty() {
+            self.lines = program
+                .code
+                .iter()
+                .map(|i| (program.places[i.place as usize].clone(), InstructionCounts::default()))
+                .collect();
+        }
+        for ((inst, counts), line) in program.code.iter().zip(&raw.of).zip(&mut self.lines) {
+            self.by_class[inst.class as usize] += counts.threads;
+            self.total.add(counts);
+            line.1.add(counts);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `atom` and `red`.
+
+use super::memory::{Action, Target, addresses, check_address_poison, next_group};
+use super::warp::Warp;
+use super::{Context, Flow, lanes};
+use crate::decode::program::*;
+use crate::memory::Bytes;
+use crate::numeric::arith::*;
+use crate::options::Checks;
+use crate::races::{self, Touch};
+
+fn half_rule(max: bool) -> MinMax {
+    MinMax { max, ..MinMax::default() }
+}
+
+/// The new value of a memory element of `bytes` bytes.
+pub fn apply(op: Rmw, old: u64, b: u64, c: u64, bytes: u32) -> u64 {
+    let mask = u64::MAX >> (64 - 8 * bytes);
+    let unused = 64 - 8 * bytes;
+    let signed = |x: u64| (x << unused) as i64 >> unused;
+    let (o, v) = (old as u32, b as u32);
+    let packed = |f: fn(u16, u16) -> u16| u64::from(packed2(o, v, f));
+    match op {
+        Rmw::And => old & b,
+        Rmw::Or => old | b,
+        Rmw::Xor => old ^ b,
+        Rmw::Exch => b,
+        Rmw::Cas => {
+            if old == b & mask {
+                c & mask
+            } else {
+                old
+            }
+        }
+        Rmw::Add => old.wrapping_add(b) & mask,
+        Rmw::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Rmw::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+        Rmw::MinU => old.min(b),
+        Rmw::MaxU => old.max(b),
+        Rmw::MinS => signed(old).min(signed(b)) as u64 & mask,
+        Rmw::MaxS => signed(old).max(signed(b)) as u64 & mask,
+        Rmw::AddF32 => u64::from(canonical_f32(f32::from_bits(o) + f32::from_bits(v))),
+        Rmw::AddF64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        Rmw::AddF16 => u64::from(add_f16(o as u16, v as u16)),
+        Rmw::AddBf16 => u64::from(add_bf16(o as u16, v as u16)),
+        Rmw::AddF16x2 => packed(add_f16),
+        Rmw::AddBf16x2 => packed(add_bf16),
+        Rmw::MinF16 => u64::from(min_max_f16(o as u16, v as u16, half_rule(false))),
+        Rmw::MaxF16 => u64::from(min_max_f16(o as u16, v as u16, half_rule(true))),
+        Rmw::MinBf16 => u64::from(min_max_bf16(o as u16, v as u16, half_rule(false))),
+        Rmw::MaxBf16 => u64::from(min_max_bf16(o as u16, v as u16, half_rule(true))),
+        Rmw::MinF16x2 => packed(|a, b| min_max_f16(a, b, half_rule(false))),
+        Rmw::MaxF16x2 => packed(|a, b| min_max_f16(a, b, half_rule(true))),
+        Rmw::MinBf16x2 => packed(|a, b| min_max_bf16(a, b, half_rule(false))),
+        Rmw::MaxBf16x2 => packed(|a, b| min_max_bf16(a, b, half_rule(true))),
+    }
+}
+
+/// Element of a register operand.
+pub fn register_value(warp: &Warp, reg: Reg, lane: usize) -> u64 {
+    match reg.width {
+        Width::W64 => warp.registers.r64(reg.slot)[lane],
+        _ => u64::from(warp.registers.r32(reg.slot)[lane]),
+    }
+}
+
+/// Lanes in ascending order, except that a random schedule may start anywhere.
+pub fn atomic(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    chosen: usize,
+    pc: u32,
+    a: &Atomic,
+    active: u32,
+) -> Flow {
+    let (base, top) = (warp.splits[chosen].base, warp.splits[chosen].top);
+    let addresses = addresses(warp, &a.address, base);
+    if ctx.checks == Checks::All {
+        check_address_poison(ctx, warp, pc, &a.address, active);
+    }
+    let size = a.bytes * a.count;
+    let rotation =
+        if matches!(ctx.order, crate::options::Order::Random(_)) { ctx.random.below(32) } else { 0 };
+    let mut rest = active;
+    *ctx.progress += 1;
+    while rest != 0 {
+        let Ok(group) =
+            next_group(ctx, warp, top, pc, &addresses, &mut rest, a.address.space, size, Action::Atomic)
+        else {
+            return Flow::Stop;
+        };
+        let mut offsets = [0usize; 32];
+        (0..32).for_each(|l| offsets[l] = addresses[l].wrapping_sub(group.origin) as usize);
+        let order = lanes(group.mask).collect::<Vec<_>>();
+        let start = order.iter().position(|&l| l >= rotation).unwrap_or(0);
+        let order = order[start..].iter().chain(&order[..start]).copied();
+        match group.target {
+            Target::Global => {
+                races::atomic_global(ctx, warp, pc, group.origin, &offsets, group.mask, size, a.strength);
+                ctx.grid.counters.global(pc, &offsets, group.mask, size, true);
+                let Ok(allocation) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
+                perform(warp, a, &mut allocation.bytes, &offsets, order);
+            }
+            Target::Shared { cta } => {
+                races::shared(
+                    ctx,
+                    warp,
+                    pc,
+                    cta,
+                    &offsets,
+                    group.mask,
+                    size,
+                    Touch::of(Action::Atomic, a.strength),
+                );
+                races::atomic_shared(ctx, warp, cta, &offsets, group.mask, a.strength);
+                ctx.grid.counters.shared(pc, &offsets, group.mask, size, true);
+                perform(warp, a, &mut ctx.ctas[cta].shared, &offsets, order);
+            }
+            Target::Local => {
+                let stride = warp.local.stride;
+                (0..32).for_each(|l| offsets[l] = (offsets[l] + l * stride).min(warp.local.bytes.len()));
+                let mut local = std::mem::take(&mut warp.local);
+                perform(warp, a, &mut local.bytes, &offsets, order);
+                warp.local = local;
+            }
+            Target::Parameters => return Flow::Stop,
+        }
+    }
+    Flow::Next
+}
+
+fn perform(
+    warp: &mut Warp,
+    a: &Atomic,
+    bytes: &mut Bytes,
+    offsets: &[usize; 32],
+    order: impl Iterator<Item = usize>,
+) {
+    for lane in order {
+        for k in 0..a.count as usize {
+            let at = offsets[lane] + k * a.bytes as usize;
+            let old = bytes.get(at, a.bytes);
+            let defined = bytes.is_defined(at, a.bytes);
+            let operand = register_value(warp, a.b[k], lane);
+            let compare = register_value(warp, a.c, lane);
+            bytes.put(at, a.bytes, apply(a.op, old, operand, compare, a.bytes));
+            let operand_poison =
+                (warp.registers.poison(a.b[k].slot) | warp.registers.poison(a.c.slot)) >> lane & 1 != 0;
+            bytes.set_defined(at, a.bytes, (defined || a.op == Rmw::Exch) && !operand_poison);
+            if let Some(d) = &a.d {
+                let reg = d[k];
+                if reg.width == Width::W64 {
+                    warp.registers.m64(reg.slot)[lane] = old;
+                } else {
+                    warp.registers.m32(reg.slot)[lane] = old as u32;
+                }
+                warp.registers.set_poison(reg.slot, if defined { 0 } else { u32::MAX }, 1 << lane);
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Runs grids: which CTAs are resident, whose turn it is, deadlock.
+
+use super::cta::Cta;
+use super::step::{self, Outcome};
+use super::warp::{Wait, Warp};
+use super::{Context, Grid, Random};
+use crate::decode::program::Place;
+use crate::description::Description;
+use crate::findings::{Finding, Findings, Kind, Party};
+use crate::memory::GlobalMemory;
+use crate::options::{Checks, Options, Order};
+use crate::races::GridClocks;
+
+/// Warp instructions a warp runs before another has its turn.
+const QUANTUM: u32 = 512;
+/// Turns of a CTA without its end after which others are started beside it.
+const PATIENT_TURNS: u32 = 64;
+
+/// State of a device's execution.
+pub struct Engine {
+    pub ctas: Vec<Cta>,
+    pub grids: Vec<Grid>,
+    pub random: Random,
+    pub clock: u64,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All grids are complete.
+    Complete,
+    /// A fatal finding.
+    Fault,
+}
+
+impl Engine {
+    pub fn new(seed: u64) -> Self {
+        Self { ctas: Vec::new(), grids: Vec::new(), random: Random(seed), clock: 0 }
+    }
+
+    /// How many CTAs of a grid fit the device at once.
+    pub fn capacity(grid: &Grid, description: &Description) -> u64 {
+        let threads = grid.threads().next_multiple_of(32);
+        let shared = grid.program.dynamic_shared_at + grid.dynamic_shared + 1024;
+        let by_threads = description.threads_per_sm / threads.max(1);
+        let by_shared = description.shared_per_sm / shared.max(1);
+        let per_sm = by_threads.min(by_shared).min(description.ctas_per_sm).max(1);
+        u64::from(per_sm) * u64::from(description.num_sms)
+    }
+
+    /// Starts the next cluster of a grid; false if there is none left.
+    fn start_cluster(&mut self, number: usize, description: &Description, check: bool) -> bool {
+        let grid = &mut self.grids[number];
+        let size = grid.cluster_size();
+        let [cx, cy, cz] = grid.cluster;
+        let [gx, gy, gz] = [0, 1, 2].map(|i| grid.grid[i] / grid.cluster[i]);
+        let total = u64::from(gx) * u64::from(gy) * u64::from(gz);
+        if grid.next >= total {
+            return false;
+        }
+        let n = grid.next;
+        grid.next += 1;
+        let origin = [
+            (n % u64::from(gx)) as u32 * cx,
+            (n / u64::from(gx) % u64::from(gy)) as u32 * cy,
+            (n / (u64::from(gx) * u64::from(gy))) as u32 * cz,
+        ];
+        let mut slots = Vec::new();
+        for _ in 0..size {
+            let free = (0..self.ctas.len()).find(|&i| !self.ctas[i].resident && !slots.contains(&i));
+            slots.push(free.unwrap_or_else(|| {
+                self.ctas.push(Cta::default());
+                self.ctas.len() - 1
+            }));
+        }
+        let sm = (n % u64::from(description.num_sms)) as u32;
+        for (rank, &slot) in slots.iter().enumerate() {
+            let rank = rank as u32;
+            let at = [rank % cx, rank / cx % cy, rank / (cx * cy)];
+            let id: [u64; 3] = std::array::from_fn(|i| u64::from(origin[i] + at[i]));
+            let linear = id[0] + u64::from(grid.grid[0]) * (id[1] + u64::from(grid.grid[1]) * id[2]);
+            let mut cta = std::mem::take(&mut self.ctas[slot]);
+            cta.rank = rank;
+            cta.peers = slots.clone();
+            cta.start(number, grid, linear, sm, description.num_sms, check);
+            self.ctas[slot] = cta;
+            grid.started += 1;
+        }
+        true
+    }
+
+    /// Runs all grids to their end. Grids overlap only where they were added together.
+    pub fn run(
+        &mut self,
+        memory: &mut GlobalMemory,
+        findings: &mut Findings,
+        options: &Options,
+        description: &Description,
+    ) -> Ended {
+        let check = options.checks == Checks::All;
+        let capacity: Vec<u64> = self.grids.iter().map(|g| Self::capacity(g, description)).collect();
+        let mut clocks = GridClocks::default();
+        // CTAs taking turns; more join when those here do not end.
+        let mut window = match options.order {
+            Order::Random(_) => 1 + self.random.below(6),
+            _ => 1,
+        };
+        let mut turns_without_end = 0u32;
+        let mut progress = 0u64;
+        let (mut last_progress, mut idle) = (0u64, 0u64);
+        let mut turn = 0usize;
+        loop {
+            let mut resident: Vec<usize> = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
+            // Keep the window full, as occupancy allows.
+            for number in 0..self.grids.len() {
+                while resident.len() < window {
+                    let here = self.ctas.iter().filter(|c| c.resident && c.grid == number).count() as u64;
+                    let size = u64::from(self.grids[number].cluster_size());
+                    if here + size > capacity[number].max(size)
+                        || !self.start_cluster(number, description, check)
+                    {
+                        break;
+                    }
+                    resident = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
+                }
+            }
+            if resident.is_empty() {
+                return Ended::Complete;
+            }
+            let index = match options.order {
+                Order::Eager => turn % resident.len(),
+                Order::Lazy => resident.len() - 1 - turn % resident.len(),
+                Order::Random(_) => self.random.below(resident.len()),
+            };
+            turn += 1;
+            let cta = resident[index];
+            let before = progress;
+            match self.run_cta(cta, memory, findings, options, &mut progress, &mut clocks) {
+                CtaOutcome::Fault => return Ended::Fault,
+                CtaOutcome::Finished => {
+                    turns_without_end = 0;
+                    self.retire(cta);
+                }
+                CtaOutcome::Running => {
+                    turns_without_end += 1;
+                    if turns_without_end > PATIENT_TURNS * resident.len() as u32 {
+                        window = (resident.len() * 2).max(window);
+                        turns_without_end = 0;
+                    }
+                }
+                CtaOutcome::Parked => {
+                    // Nothing to do here: let others start, and look whether anything can run at all.
+                    if resident.len() >= window {
+                        window = resident.len() + 1;
+                    }
+                    if progress == before && self.all_stuck(&resident) && !self.can_start(&capacity) {
+                        self.report_deadlock(findings);
+                        return Ended::Fault;
+                    }
+                }
+            }
+            if progress == last_progress {
+                idle += u64::from(QUANTUM);
+                if idle > options.patience {
+                    self.report_livelock(cta, findings, options.patience);
+                    return Ended::Fault;
+                }
+            } else {
+                (last_progress, idle) = (progress, 0);
+            }
+        }
+    }
+
+    fn can_start(&self, capacity: &[u64]) -> bool {
+        self.grids.iter().enumerate().any(|(n, grid)| {
+            let size = u64::from(grid.cluster_size());
+            let here = self.ctas.iter().filter(|c| c.resident && c.grid == n).count() as u64;
+            grid.next * size < grid.ctas() && here + size <= capacity[n].max(size)
+        })
+    }
+
+    fn all_stuck(&self, resident: &[usize]) -> bool {
+        resident.iter().all(|&c| {
+            let cta = &self.ctas[c];
+            cta.warps.iter().all(|w| w.splits.iter().all(|s| s.wait.is_some() && !self.ready(cta, w, s.wait)))
+        })
+    }
+
+    /// Whether a wait is over.
+    fn ready(&self, cta: &Cta, _warp: &Warp, wait: Option<Wait>) -> bool {
+        match wait {
+            None => true,
+            Some(Wait::Barrier { id, phase }) => cta.barriers[id as usize].phase != phase,
+            // Woken by a merge or an exit.
+            Some(Wait::Members { .. }) => false,
+            Some(_) => false,
+        }
+    }
+
+    /// Frees the places of a cluster whose CTAs have all exited.
+    fn retire(&mut self, cta: usize) {
+        self.ctas[cta].exited = true;
+        let grid = self.ctas[cta].grid;
+        self.grids[grid].finished += 1;
+        let peers = self.ctas[cta].peers.clone();
+        if peers.iter().all(|&p| self.ctas[p].exited) {
+            for p in peers {
+                self.ctas[p].resident = false;
+            }
+        }
+    }
+
+    fn run_cta(
+        &mut self,
+        number: usize,
+        memory: &mut GlobalMemory,
+        findings: &mut Findings,
+        options: &Options,
+        progress: &mut u64,
+        clocks: &mut GridClocks,
+    ) -> CtaOutcome {
+        if self.ctas[number].exited {
+            return CtaOutcome::Parked;
+        }
+        let num_warps = self.ctas[number].warps.len();
+        let mut ran = false;
+        let mut order: Vec<usize> = (0..num_warps).collect();
+        match options.order {
+            Order::Eager => {}
+            Order::Lazy => order.reverse(),
+            Order::Random(_) => {
+                for i in (1..num_warps).rev() {
+                    order.swap(i, self.random.below(i + 1));
+                }
+            }
+        }
+        for index in order {
+            // Wake what is ready.
+            let mut warp = std::mem::take(&mut self.ctas[number].warps[index]);
+            if warp.finished() {
+                self.ctas[number].warps[index] = warp;
+                continue;
+            }
+            let mut runnable = false;
+            let mut states: Vec<bool> = Vec::new();
+            if warp.splits.iter().any(|s| s.wait.is_some()) {
+                states = warp.splits.iter().map(|s| self.ready(&self.ctas[number], &warp, s.wait)).collect();
+            }
+            for (i, split) in warp.splits.iter_mut().enumerate() {
+                if split.wait.is_some() && states[i] {
+                    split.wait = None;
+                }
+                runnable |= split.wait.is_none();
+            }
+            if !runnable && release_warp_syncs(&mut warp, &self.grids[self.ctas[number].grid].program) {
+                runnable = true;
+            }
+            if !runnable {
+                self.ctas[number].warps[index] = warp;
+                continue;
+            }
+            ran = true;
+            let mut budget = match options.order {
+                Order::Random(_) => 1 + self.random.below(200) as u32,
+                _ => QUANTUM,
+            };
+            let grid = self.ctas[number].grid;
+            let program = self.grids[grid].program.clone();
+            let mut ctx = Context {
+                memory,
+                ctas: &mut self.ctas,
+                cta: number,
+                grid: &mut self.grids[grid],
+                program,
+                findings,
+                order: options.order,
+                checks: options.checks,
+                random: &mut self.random,
+                progress,
+                clock: self.clock,
+                clocks,
+            };
+            let outcome = step::run(&mut ctx, &mut warp, &mut budget);
+            if outcome == Outcome::Finished {
+                ctx.own().live_warps -= 1;
+                super::barrier::warp_exited(&mut ctx);
+            }
+            self.ctas[number].warps[index] = warp;
+            if outcome == Outcome::Fault {
+                return CtaOutcome::Fault;
+            }
+        }
+        if self.ctas[number].live_warps == 0 {
+            CtaOutcome::Finished
+        } else if ran {
+            CtaOutcome::Running
+        } else {
+            CtaOutcome::Parked
+        }
+    }
+
+    fn report_deadlock(&mut self, findings: &mut Findings) {
+        let mut waiting: Vec<String> = Vec::new();
+        let mut first: Option<(usize, u32, u32, u32)> = None;
+        for (n, cta) in self.ctas.iter().enumerate().filter(|(_, c)| c.resident && !c.exited) {
+            let program = &self.grids[cta.grid].program;
+            for warp in &cta.warps {
+                for split in &warp.splits {
+                    let place = &program.places[program.code[split.pc as usize].place as usize];
+                    first.get_or_insert((n, warp.index, split.pc, split.mask));
+                    if waiting.len() < 40 {
+                        let line = match place.frames.first() {
+                            Some(f) => format!("{}:{}", f.file, f.line),
+                            None => format!("PTX line {}", place.ptx_line),
+                        };
+                        waiting.push(format!(
+                            "\n    CTA {:?} warp {} lanes {:#010x} {} at {} ({line})",
+                            cta.id,
+                            warp.index,
+                            split.mask,
+                            describe_wait(split.wait),
+                            place.opcode
+                        ));
+                    }
+                }
+            }
+        }
+        let Some((n, warp, pc, mask)) = first else { return };
+        let cta = &self.ctas[n];
+        let program = &self.grids[cta.grid].program;
+        findings.add(Finding {
+            kind: Kind::Deadlock,
+            message: format!("nothing can run and nothing is in flight; waiting:{}", waiting.concat()),
+            kernel: program.name.clone(),
+            place: program.places[program.code[pc as usize].place as usize].clone(),
+            cta: cta.id,
+            warp: Some(warp),
+            lane: Some(mask.trailing_zeros()),
+            address: None,
+            other: None,
+            count: 1,
+            fatal: true,
+        });
+    }
+
+    fn report_livelock(&mut self, number: usize, findings: &mut Findings, patience: u64) {
+        let cta = &self.ctas[number];
+        let program = &self.grids[cta.grid].program;
+        let split = cta.warps.iter().flat_map(|w| w.splits.iter().map(move |s| (w.index, s))).next();
+        let (warp, place) = match split {
+            Some((warp, s)) => {
+                (Some(warp), program.places[program.code[s.pc as usize].place as usize].clone())
+            }
+            None => (None, Place::default()),
+        };
+        let others = format!("{} CTAs are resident", self.ctas.iter().filter(|c| c.resident).count());
+        findings.add(Finding {
+            kind: Kind::TimeLimit,
+            message: format!("{patience} warp instructions without a store, a barrier or an exit"),
+            kernel: program.name.clone(),
+            place,
+            cta: cta.id,
+            warp,
+            lane: None,
+            address: None,
+            other: Some(Party { what: others, place: None }),
+            count: 1,
+            fatal: true,
+        });
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CtaOutcome {
+    Running,
+    Parked,
+    Finished,
+    Fault,
+}
+
+fn describe_wait(wait: Option<Wait>) -> String {
+    match wait {
+        None => "runs".into(),
+        Some(Wait::Members { members }) => format!("waits for the lanes {members:#010x} of its warp"),
+        Some(Wait::Barrier { id, .. }) => format!("waits at barrier {id}"),
+        Some(Wait::Cluster { .. }) => "waits at the cluster barrier".into(),
+        Some(Wait::Mbarrier { address, parity, .. }) => {
+            format!("waits for phase parity {parity} of the mbarrier at {address:#x}")
+        }
+        Some(Wait::Bulk { pending, .. }) => format!("waits for all but {pending} bulk groups"),
+        Some(Wait::Wgmma { pending }) => format!("waits for all but {pending} wgmma groups"),
+        Some(Wait::Warpgroup { .. }) => "waits for its warpgroup".into(),
+        Some(Wait::GridDependency) => "waits for the grids before it".into(),
+        Some(Wait::Registers { count }) => format!("waits for {count} registers"),
+    }
+}
+
+/// `bar.warp.sync` may be executed at different places by the lanes of one mask: if all of them are parked at such
+/// instructions, they go on together.
+fn release_warp_syncs(warp: &mut Warp, program: &crate::decode::program::Program) -> bool {
+    use crate::decode::program::Op;
+    let at_sync = |pc: u32| matches!(program.code[pc as usize].op, Op::WarpSync { .. });
+    let mut together = 0u32;
+    let mut members = None;
+    for split in &warp.splits {
+        if let Some(Wait::Members { members: m }) = split.wait
+            && at_sync(split.pc)
+            && *members.get_or_insert(m) == m
+        {
+            together |= split.mask;
+        }
+    }
+    let Some(members) = members else { return false };
+    if members & warp.live & !together != 0 {
+        return false;
+    }
+    for split in &mut warp.splits {
+        if split.wait == Some(Wait::Members { members }) && at_sync(split.pc) {
+            split.wait = None;
+            split.pc += 1;
+        }
+    }
+    warp.sync_round += 1;
+    true
+}

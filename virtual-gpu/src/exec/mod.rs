@@ -1,0 +1,165 @@
+//! Executes decoded kernels.
+
+pub mod alu;
+pub mod asynchronous;
+pub mod atomics;
+pub mod barrier;
+pub mod cta;
+pub mod engine;
+pub mod hopper;
+pub mod matrix;
+pub mod memory;
+pub mod step;
+pub mod warp;
+pub mod warp_ops;
+
+use crate::decode::program::{Place, Program};
+use crate::findings::{Finding, Findings, Kind, Party};
+use crate::memory::GlobalMemory;
+use crate::options::{Checks, Order};
+use cta::Cta;
+use std::sync::Arc;
+
+/// What an instruction leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The next instruction.
+    Next,
+    /// Go to this instruction.
+    Jump(u32),
+    /// The split waits; the instruction is executed again when the wait is over, or passed if `pass`.
+    Park { wait: warp::Wait, pass: bool },
+    /// The split's set changed (divergence, exit): choose again.
+    Reschedule,
+    /// A fatal finding: the launch ends.
+    Stop,
+}
+
+/// A launched grid.
+pub struct Grid {
+    pub program: Arc<Program>,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub dynamic_shared: u32,
+    pub parameters: Vec<u8>,
+    pub id: u64,
+    /// Next CTA (cluster) to start.
+    pub next: u64,
+    pub finished: u64,
+    pub started: u64,
+    pub stream: usize,
+    pub counters: crate::counters::Raw,
+}
+
+impl Grid {
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    pub fn ctas(&self) -> u64 {
+        self.grid.iter().map(|&x| u64::from(x)).product()
+    }
+
+    pub fn cluster_size(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+}
+
+/// A small generator of random numbers (SplitMix64).
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Uniform below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    pub fn coin(&mut self) -> bool {
+        self.next() >> 63 != 0
+    }
+}
+
+/// Everything that an instruction may touch besides its own warp.
+pub struct Context<'e> {
+    pub memory: &'e mut GlobalMemory,
+    /// Resident CTAs; the numbers are stable while a CTA lives.
+    pub ctas: &'e mut Vec<Cta>,
+    /// The executing warp's CTA.
+    pub cta: usize,
+    pub grid: &'e mut Grid,
+    pub program: Arc<Program>,
+    pub findings: &'e mut Findings,
+    pub order: Order,
+    pub checks: Checks,
+    pub random: &'e mut Random,
+    /// Counts events that show that the kernel gets on: stores, barriers, exits.
+    pub progress: &'e mut u64,
+    pub clock: u64,
+    pub clocks: &'e mut crate::races::GridClocks,
+}
+
+impl Context<'_> {
+    pub fn own(&mut self) -> &mut Cta {
+        &mut self.ctas[self.cta]
+    }
+
+    pub fn place(&self, pc: u32) -> Place {
+        match self.program.code.get(pc as usize) {
+            Some(i) => self.program.places[i.place as usize].clone(),
+            None => Place::default(),
+        }
+    }
+
+    /// Adds a finding at the warp's current instruction.
+    #[cold]
+    pub fn report(&mut self, kind: Kind, fatal: bool, at: At, message: String, other: Option<Party>) {
+        if self.checks == Checks::None && !fatal {
+            return;
+        }
+        let finding = Finding {
+            kind,
+            message,
+            kernel: self.program.name.clone(),
+            place: self.place(at.pc),
+            cta: self.ctas[self.cta].id,
+            warp: Some(at.warp),
+            lane: at.lane,
+            address: at.address,
+            other,
+            count: 1,
+            fatal,
+        };
+        self.findings.add(finding);
+    }
+}
+
+/// Where in a warp something was found.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub pc: u32,
+    pub warp: u32,
+    pub lane: Option<u32>,
+    pub address: Option<u64>,
+}
+
+/// The lanes of a mask.
+pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        Some(lane)
+    })
+}
