@@ -3,12 +3,13 @@
 use crate::counters::{KernelCounters, Raw};
 use crate::decode::program::{Frame, Place, Program};
 use crate::description::Description;
-use crate::exec::Grid;
 use crate::exec::engine::{Ended, Engine};
+use crate::exec::{Grid, Random};
 use crate::findings::{Finding, Findings, Kind};
 use crate::memory::{BadAddress, GlobalMemory};
 use crate::options::{Options, Order};
 use crate::ptx::{self, LoadError, ast};
+use crate::stream::{Event, EventState, Graph, Queue, Queues, Stream, Work};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -79,6 +80,10 @@ struct State {
     counters: HashMap<String, KernelCounters>,
     fault: Option<Error>,
     launches: u64,
+    queues: Queues,
+    random: Random,
+    /// Virtual time in nanoseconds.
+    time: u64,
 }
 
 /// A loaded module.
@@ -164,10 +169,6 @@ impl Function {
     }
 }
 
-/// A stream of work. Work in one stream is done in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Stream(pub u64);
-
 /// How to launch a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
@@ -201,6 +202,9 @@ impl Default for Launch<'_> {
     }
 }
 
+/// Queued work beyond this is done at once.
+const MAX_PENDING: usize = 4096;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while the lock was held leaves state that is still safe to read.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -221,6 +225,9 @@ impl Gpu {
             counters: HashMap::new(),
             fault: None,
             launches: 0,
+            queues: Queues::default(),
+            random: Random(0x5eed),
+            time: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), description: Arc::new(description) }
     }
@@ -254,7 +261,9 @@ impl Gpu {
 
     /// Frees an allocation by its address.
     pub fn free(&self, address: u64) -> Result<(), Error> {
-        if address == 0 || lock(&self.state).memory.free(address) {
+        let mut state = lock(&self.state);
+        state.flush(&self.description, None)?;
+        if address == 0 || state.memory.free(address) {
             return Ok(());
         }
         Err(Error::InvalidValue(format!("{address:#x} is not the start of an allocation")))
@@ -277,6 +286,7 @@ impl Gpu {
 
     /// Writes host bytes to device memory.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), Error> {
+        self.settle("write")?;
         let mut state = lock(&self.state);
         state.check_fault()?;
         if data.is_empty() {
@@ -291,8 +301,33 @@ impl Gpu {
         }
     }
 
-    /// Reads device memory. Undefined bytes are a finding.
+    /// Waits for stream 0 and the blocking streams, then reads device memory. Undefined bytes are a finding.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
+        self.settle("read")?;
+        self.read_now(address, data)
+    }
+
+    /// Waits for the streams that synchronous calls wait for.
+    fn settle(&self, what: &str) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.capturing() {
+            return Err(Error::CaptureUnsupported(what.into()));
+        }
+        let blocking: Vec<u64> = state
+            .queues
+            .streams
+            .iter()
+            .filter(|(id, q)| **id == 0 || q.blocking)
+            .map(|(id, _)| *id)
+            .collect();
+        for stream in blocking {
+            state.flush(&self.description, Some(stream))?;
+        }
+        Ok(())
+    }
+
+    fn read_now(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
         if data.is_empty() {
@@ -320,6 +355,7 @@ impl Gpu {
 
     /// Sets `bytes` bytes to a value.
     pub fn memset(&self, address: u64, value: u8, bytes: u64) -> Result<(), Error> {
+        self.settle("memset")?;
         let mut state = lock(&self.state);
         state.check_fault()?;
         if bytes == 0 {
@@ -336,6 +372,7 @@ impl Gpu {
 
     /// Copies device memory to device memory, undefined bytes included. The ranges may overlap.
     pub fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<(), Error> {
+        self.settle("copy")?;
         let mut state = lock(&self.state);
         state.check_fault()?;
         if bytes == 0 {
@@ -427,8 +464,238 @@ impl Gpu {
     pub fn launch(&self, function: &Function, launch: &Launch<'_>, stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        let grid = self.grid(&mut state, function, launch, stream)?;
-        state.run(vec![grid], &self.description)
+        let grid = Box::new(self.grid(&mut state, function, launch, stream)?);
+        self.enqueue(&mut state, stream, Work::Launch { grid, dependent: launch.programmatic_dependent })
+    }
+
+    /// Queues work, and in eager order does it at once.
+    fn enqueue(&self, state: &mut State, stream: Stream, work: Work) -> Result<(), Error> {
+        let queued = state.queues.push(stream.0, work);
+        if queued && (state.options.order == Order::Eager || state.queues.pending() > MAX_PENDING) {
+            return state.flush(&self.description, None);
+        }
+        Ok(())
+    }
+
+    /// A new stream. A blocking one synchronises with stream 0, a non-blocking one does not.
+    pub fn create_stream(&self, blocking: bool) -> Stream {
+        let mut state = lock(&self.state);
+        let id = state.queues.handle();
+        state.queues.streams.insert(id, Queue { blocking, ..Queue::default() });
+        Stream(id)
+    }
+
+    /// Does a stream's work and forgets it.
+    pub fn destroy_stream(&self, stream: Stream) -> Result<(), Error> {
+        let result = self.stream_synchronize(stream);
+        lock(&self.state).queues.streams.remove(&stream.0);
+        result
+    }
+
+    /// Waits for a stream's work.
+    pub fn stream_synchronize(&self, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some()) {
+            return Err(Error::CaptureUnsupported("synchronize".into()));
+        }
+        state.flush(&self.description, Some(stream.0))
+    }
+
+    /// Whether a stream's work is done; a question makes one piece of work be done.
+    pub fn stream_query(&self, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.streams.get(&stream.0).is_none_or(|q| q.work.is_empty()) {
+            return Ok(());
+        }
+        state.step(&self.description, None)?;
+        Err(Error::NotReady)
+    }
+
+    /// A new event, as if recorded before all work.
+    pub fn create_event(&self) -> Event {
+        let mut state = lock(&self.state);
+        let id = state.queues.handle();
+        state.queues.events.insert(id, EventState::default());
+        Event(id)
+    }
+
+    /// Forgets an event.
+    pub fn destroy_event(&self, event: Event) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.flush(&self.description, None)?;
+        state.queues.events.remove(&event.0);
+        Ok(())
+    }
+
+    /// Records an event after the work so far in a stream.
+    pub fn record_event(&self, event: Event, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        let capturing = state.queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some());
+        let Some(e) = state.queues.events.get_mut(&event.0) else {
+            return Err(Error::InvalidValue(format!("event {} does not exist", event.0)));
+        };
+        if !capturing {
+            e.recorded += 1;
+            e.capture = None;
+        }
+        let number = e.recorded;
+        self.enqueue(&mut state, stream, Work::Record { event: event.0, number })
+    }
+
+    /// Makes later work of a stream wait for an event.
+    pub fn wait_event(&self, stream: Stream, event: Event) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        let Some(e) = state.queues.events.get(&event.0) else {
+            return Err(Error::InvalidValue(format!("event {} does not exist", event.0)));
+        };
+        let (number, capture) = (e.recorded, e.capture);
+        if let Some(capture) = capture {
+            // A stream that waits for an event of a capture joins it.
+            let queue = state.queues.streams.entry(stream.0).or_default();
+            queue.capture = Some(capture);
+            return Ok(());
+        }
+        self.enqueue(&mut state, stream, Work::Wait { event: event.0, number })
+    }
+
+    /// Whether an event has been reached; a question makes one piece of work be done.
+    pub fn event_query(&self, event: Event) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        match state.queues.events.get(&event.0) {
+            None => Err(Error::InvalidValue(format!("event {} does not exist", event.0))),
+            Some(e) if e.reached >= e.recorded => Ok(()),
+            Some(_) => {
+                state.step(&self.description, None)?;
+                Err(Error::NotReady)
+            }
+        }
+    }
+
+    /// Waits for an event.
+    pub fn event_synchronize(&self, event: Event) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        while state.queues.events.get(&event.0).is_some_and(|e| e.reached < e.recorded) {
+            if !state.step(&self.description, None)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Virtual milliseconds between two reached events: a nanosecond for each warp instruction and each KiB copied.
+    pub fn event_elapsed(&self, start: Event, end: Event) -> Result<f32, Error> {
+        let state = lock(&self.state);
+        let time = |event: Event| match state.queues.events.get(&event.0) {
+            Some(e) if e.reached >= e.recorded => Ok(e.time),
+            Some(_) => Err(Error::NotReady),
+            None => Err(Error::InvalidValue(format!("event {} does not exist", event.0))),
+        };
+        Ok((time(end)? as f64 - time(start)? as f64) as f32 / 1e6)
+    }
+
+    /// Queues a host-to-device copy; the bytes are taken at once.
+    pub fn write_async(&self, address: u64, data: &[u8], stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        state.check_range("write", address, data.len() as u64)?;
+        self.enqueue(&mut state, stream, Work::Write { to: address, data: data.to_vec() })
+    }
+
+    /// Queues a copy inside the device.
+    pub fn copy_async(&self, to: u64, from: u64, bytes: u64, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        state.check_range("copy", to, bytes)?;
+        state.check_range("copy", from, bytes)?;
+        self.enqueue(&mut state, stream, Work::Copy { to, from, bytes })
+    }
+
+    /// Queues setting `count` elements to a pattern of 1, 2 or 4 bytes.
+    pub fn set_async(&self, address: u64, pattern: &[u8], count: u64, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if count == 0 {
+            return Ok(());
+        }
+        if !matches!(pattern.len(), 1 | 2 | 4) || address % pattern.len() as u64 != 0 {
+            return Err(Error::InvalidValue(format!("a pattern of {} bytes at {address:#x}", pattern.len())));
+        }
+        state.check_range("memset", address, count.saturating_mul(pattern.len() as u64))?;
+        self.enqueue(&mut state, stream, Work::Set { address, pattern: pattern.to_vec(), count })
+    }
+
+    /// Waits for a stream's work, then reads device memory; see [`Gpu::read`].
+    pub fn read_async(&self, address: u64, data: &mut [u8], stream: Stream) -> Result<(), Error> {
+        self.stream_synchronize(stream)?;
+        self.read_now(address, data)
+    }
+
+    /// Begins to capture a stream's work (and that of streams that wait for its events) instead of doing it.
+    pub fn begin_capture(&self, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if stream.0 == 0 {
+            return Err(Error::CaptureUnsupported("the default stream cannot be captured".into()));
+        }
+        state.flush(&self.description, Some(stream.0))?;
+        let id = state.queues.handle();
+        let queue = state.queues.streams.entry(stream.0).or_default();
+        if queue.capture.is_some() {
+            return Err(Error::CaptureUnsupported("the stream is being captured already".into()));
+        }
+        queue.capture = Some(id);
+        state.queues.captures.insert(id, Graph::default());
+        state.queues.capture_origin.insert(id, stream.0);
+        Ok(())
+    }
+
+    /// Whether a stream is being captured.
+    pub fn is_capturing(&self, stream: Stream) -> bool {
+        lock(&self.state).queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some())
+    }
+
+    /// Ends the capture that began in this stream.
+    pub fn end_capture(&self, stream: Stream) -> Result<Graph, Error> {
+        let mut state = lock(&self.state);
+        let capture = state.queues.streams.get(&stream.0).and_then(|q| q.capture);
+        let Some(capture) = capture.filter(|c| state.queues.capture_origin.get(c) == Some(&stream.0)) else {
+            return Err(Error::CaptureUnsupported("no capture began in this stream".into()));
+        };
+        for queue in state.queues.streams.values_mut().filter(|q| q.capture == Some(capture)) {
+            queue.capture = None;
+        }
+        for event in state.queues.events.values_mut().filter(|e| e.capture == Some(capture)) {
+            event.capture = None;
+        }
+        state.queues.capture_origin.remove(&capture);
+        Ok(state.queues.captures.remove(&capture).unwrap_or_default())
+    }
+
+    /// Queues all work of a graph.
+    pub fn launch_graph(&self, graph: &Graph, stream: Stream) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        for node in &graph.nodes {
+            let mut work = node.clone();
+            if let Work::Launch { grid, .. } = &mut work {
+                state.launches += 1;
+                grid.id = state.launches;
+            }
+            self.enqueue(&mut state, stream, work)?;
+        }
+        Ok(())
     }
 
     fn grid(
@@ -544,7 +811,12 @@ impl Gpu {
 
     /// Waits for all work. Returns the error of a kernel that failed, as often as it is asked.
     pub fn synchronize(&self) -> Result<(), Error> {
-        lock(&self.state).check_fault()
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.capturing() {
+            return Err(Error::CaptureUnsupported("synchronize".into()));
+        }
+        state.flush(&self.description, None)
     }
 
     /// All findings so far.
@@ -594,16 +866,98 @@ impl State {
         });
     }
 
+    fn check_range(&mut self, what: &str, address: u64, bytes: u64) -> Result<(), Error> {
+        match self.memory.range(address, bytes) {
+            Ok(_) => Ok(()),
+            Err(bad) => Err(Gpu::bad(self, what, address, bytes, bad)),
+        }
+    }
+
+    /// Does queued work until the stream (or everything) is done.
+    fn flush(&mut self, description: &Description, stream: Option<u64>) -> Result<(), Error> {
+        loop {
+            let done = match stream {
+                Some(id) => self.queues.streams.get(&id).is_none_or(|q| q.work.is_empty()),
+                None => self.queues.pending() == 0,
+            };
+            if done || !self.step(description, stream)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does one piece of queued work, if any can be done.
+    fn step(&mut self, description: &Description, _wanted: Option<u64>) -> Result<bool, Error> {
+        let runnable = self.queues.runnable(None);
+        if runnable.is_empty() {
+            return Ok(false);
+        }
+        let front = |id: &u64| self.queues.streams[id].work.front().map_or(0, |(s, _)| *s);
+        let chosen = match self.options.order {
+            Order::Eager => runnable.iter().copied().min_by_key(front),
+            Order::Lazy => runnable.iter().copied().max_by_key(front),
+            Order::Random(_) => Some(runnable[self.random.below(runnable.len())]),
+        };
+        let Some(queue) = chosen.and_then(|id| self.queues.streams.get_mut(&id)) else { return Ok(false) };
+        let Some((_, work)) = queue.work.pop_front() else { return Ok(false) };
+        match work {
+            Work::Launch { grid, .. } => {
+                // Launches that may begin early run together with the one before them.
+                let mut grids = vec![*grid];
+                while let Some((_, Work::Launch { dependent: true, .. })) = queue.work.front() {
+                    if let Some((_, Work::Launch { grid, .. })) = queue.work.pop_front() {
+                        grids.push(*grid);
+                    }
+                }
+                self.run(grids, description)?;
+            }
+            Work::Set { address, pattern, count } => {
+                let bytes = count * pattern.len() as u64;
+                self.time += bytes / 1024;
+                if let Ok((a, at)) = self.memory.range(address, bytes) {
+                    if let [value] = pattern[..] {
+                        a.bytes.fill(at, bytes as usize, value);
+                    } else {
+                        a.bytes.write(at, &pattern.repeat(count as usize));
+                    }
+                }
+            }
+            Work::Copy { to, from, bytes } => {
+                self.time += bytes / 1024;
+                if let Err(bad) = self.memory.copy(to, from, bytes) {
+                    return Err(Gpu::bad(self, "copy", to, bytes, bad));
+                }
+            }
+            Work::Write { to, data } => {
+                self.time += data.len() as u64 / 1024;
+                if let Ok((a, at)) = self.memory.range(to, data.len() as u64) {
+                    a.bytes.write(at, &data);
+                }
+            }
+            Work::Record { event, number } => {
+                let time = self.time;
+                if let Some(e) = self.queues.events.get_mut(&event) {
+                    e.reached = e.reached.max(number);
+                    e.time = time;
+                }
+            }
+            Work::Wait { .. } => {}
+        }
+        Ok(true)
+    }
+
     fn run(&mut self, grids: Vec<Grid>, description: &Description) -> Result<(), Error> {
         let seed = match self.options.order {
             Order::Random(seed) => seed.wrapping_add(self.launches),
             _ => 0,
         };
         let mut engine = Engine::new(seed);
+        engine.clock = self.time;
         engine.grids = grids;
         let options = self.options;
         let ended = engine.run(&mut self.memory, &mut self.findings, &options, description);
         for grid in &engine.grids {
+            self.time += grid.counters.instructions;
             let counters = self.counters.entry(grid.program.name.clone()).or_default();
             counters.kernel = grid.program.name.clone();
             counters.add(&grid.program, &grid.counters);

@@ -15,12 +15,14 @@ mod options;
 pub mod ptx;
 mod races;
 mod registers;
+mod stream;
 pub mod tensor;
 
 pub use counters::KernelCounters;
 pub use decode::program::Parameter;
 pub use description::Description;
 pub use findings::{Finding, Kind};
-pub use gpu::{Attributes, Error, Function, Gpu, Launch, Module, Stream};
+pub use gpu::{Attributes, Error, Function, Gpu, Launch, Module};
 pub use options::{Checks, Options, Order};
 pub use ptx::LoadError;
+pub use stream::{Event, Graph, Stream};

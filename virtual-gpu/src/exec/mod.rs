@@ -36,6 +36,7 @@ pub enum Flow {
 }
 
 /// A launched grid.
+#[derive(Clone)]
 pub struct Grid {
     pub program: Arc<Program>,
     pub grid: [u32; 3],
