@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod kernels;
+pub mod model;
 pub mod operations;
 mod philox;
 pub mod reference;

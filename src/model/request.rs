@@ -1,0 +1,267 @@
+//! What a forward pass is asked for, and the checks before it.
+
+use super::workspace::{reserve, upload_i32};
+use super::{KvCache, Model, Workspace, refuse};
+use crate::error::{Error, Result};
+use crate::operations::{LmHeadParams, Operations};
+
+/// What happens when more tokens choose an expert than it has slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum MoeMode {
+    /// As nanoMoE: an expert has a capacity, what exceeds it is dropped, and all tokens of the call compete.
+    Capacity,
+    /// Nothing is dropped, so a token's result does not depend on others.
+    #[default]
+    Dropless,
+}
+
+/// Rows of the batch, counted over `[batch_size, seq_len]`, whose logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogitRows<'a> {
+    /// None.
+    #[default]
+    None,
+    /// The last position of every sequence.
+    Last,
+    /// Every position.
+    All,
+    /// These, in this order.
+    Chosen(&'a [usize]),
+}
+
+/// What every position should have predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// `[batch_size, seq_len]`, already shifted.
+    pub ids: &'a [i64],
+    /// The id that is not scored: -1 in nanoGPT, -100 in transformers.
+    pub ignore_index: i32,
+}
+
+/// What a forward pass is asked for. The default asks for nothing; what is not asked for is not computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forward<'a> {
+    /// Capacity or dropless routing.
+    pub moe: MoeMode,
+    /// Whose logits to hand out.
+    pub logits: LogitRows<'a>,
+    /// Whose best id to hand out: the largest logit, the lowest id on ties, -1 with a NaN.
+    pub argmax: LogitRows<'a>,
+    /// Ids from here on are never the best; all are allowed where `None`.
+    pub allowed_vocab: Option<usize>,
+    /// Computes the cross-entropy of every position, and its mean.
+    pub targets: Option<Targets<'a>>,
+    /// Hands out the residual stream after the embedding and every block, and the final norm.
+    pub hidden_states: bool,
+    /// Hands out everything the routers decided.
+    pub routing: bool,
+    /// Expert ids `[num_tokens, k]` for each MoE layer, instead of the routers' choices; weights follow from the logits.
+    pub route_override: Option<&'a [Vec<i32>]>,
+    /// Key of the router noise, in a model that has it. Every layer draws its own.
+    pub noise_seed: u64,
+}
+
+/// A forward pass that passed its checks, with its ids uploaded.
+pub(super) struct Step<'a> {
+    pub ops: &'a dyn Operations,
+    pub request: &'a Forward<'a>,
+    pub batch_size: usize,
+    pub seq_len: usize,
+    pub num_tokens: usize,
+    /// Tokens of each sequence that are in the cache.
+    pub first_position: usize,
+    vocab_size: usize,
+}
+
+/// One call of the head.
+pub(super) struct HeadPass<'a> {
+    rows: LogitRows<'a>,
+    pub num_rows: usize,
+    pub logits: bool,
+    pub argmax: bool,
+    pub targets: Option<Targets<'a>>,
+}
+
+impl HeadPass<'_> {
+    /// Whether it reads the rows named in the workspace; otherwise all.
+    pub fn gathers(&self) -> bool {
+        self.rows != LogitRows::All
+    }
+}
+
+impl<'a> Step<'a> {
+    pub fn new(
+        ops: &'a dyn Operations,
+        model: &Model,
+        workspace: &mut Workspace,
+        cache: Option<&KvCache>,
+        batch_size: usize,
+        ids: &[u32],
+        request: &'a Forward<'a>,
+    ) -> Result<Self> {
+        let config = model.config();
+        if batch_size == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch_size) {
+            return refuse(format!(
+                "{} ids for a batch of {batch_size}, expected some of each sequence",
+                ids.len()
+            ));
+        }
+        let (num_tokens, seq_len) = (ids.len(), ids.len() / batch_size);
+        if num_tokens > workspace.max_tokens {
+            return refuse(format!("{num_tokens} tokens, the workspace holds {}", workspace.max_tokens));
+        }
+        if let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab_size) {
+            let (id, at) = (ids[index], index % seq_len);
+            return refuse(format!(
+                "id {id} at position {at} is outside the vocabulary of {}",
+                config.vocab_size
+            ));
+        }
+        let mut first_position = 0;
+        let mut most = config.block_size;
+        if let Some(cache) = cache {
+            if cache.batch_size() != batch_size {
+                return refuse(format!("batch of {batch_size}, the cache is for {}", cache.batch_size()));
+            }
+            // Capacity counts all tokens of a sequence together; with a cache only new ones are there.
+            let drops = config.moe.as_ref().is_some_and(|moe| !moe.never_drops());
+            if drops && request.moe == MoeMode::Capacity {
+                let message =
+                    "capacity mode needs the whole sequence and cannot use a KV cache; use dropless mode";
+                return Err(Error::Usage(message.into()));
+            }
+            first_position = cache.len();
+            most = most.min(cache.max_len());
+        }
+        if first_position + seq_len > most {
+            let len = first_position + seq_len;
+            return refuse(format!(
+                "a sequence of {len} tokens, but at most {most} fit (block size, KV cache)"
+            ));
+        }
+        let step = Step {
+            ops,
+            request,
+            batch_size,
+            seq_len,
+            num_tokens,
+            first_position,
+            vocab_size: config.vocab_size,
+        };
+        step.check_override(model)?;
+        step.check_head()?;
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        upload_i32(ops, &mut workspace.token_ids, &ids)?;
+        Ok(step)
+    }
+
+    fn check_override(&self, model: &Model) -> Result<()> {
+        let Some(forced) = self.request.route_override else { return Ok(()) };
+        let Some(moe) = &model.config().moe else {
+            return refuse("expert ids were given for a model without experts".into());
+        };
+        let (layers, assignments) =
+            (model.config().moe_layers().count(), self.num_tokens * moe.num_experts_per_token);
+        if forced.len() != layers || forced.iter().any(|ids| ids.len() != assignments) {
+            let got: Vec<usize> = forced.iter().map(Vec::len).collect();
+            return refuse(format!("expert ids of {got:?}, expected {layers} layers of {assignments}"));
+        }
+        match forced.iter().flatten().find(|&&id| id < 0 || id as usize >= moe.num_experts) {
+            Some(id) => refuse(format!("expert id {id}, but there are {} experts", moe.num_experts)),
+            None => Ok(()),
+        }
+    }
+
+    /// The key of a layer's router noise: seeds of neighbours differ in all bits that matter to Philox.
+    pub fn noise_seed(&self, moe_index: usize) -> u64 {
+        let layer = (moe_index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.request.noise_seed.wrapping_add(layer)
+    }
+
+    /// The calls of the head that give what was asked: what is wanted of the same rows shares a call.
+    pub fn head_passes(&self) -> Vec<HeadPass<'a>> {
+        let request = self.request;
+        let scored = if request.targets.is_some() { LogitRows::All } else { LogitRows::None };
+        let mut passes: Vec<HeadPass<'a>> = Vec::new();
+        let mut pass_over = |rows: LogitRows<'a>| {
+            // The last position is every position of a sequence of one.
+            let rows = if self.seq_len == 1 && rows == LogitRows::Last { LogitRows::All } else { rows };
+            let num_rows = match rows {
+                LogitRows::None => return None,
+                LogitRows::Last => self.batch_size,
+                LogitRows::All => self.num_tokens,
+                LogitRows::Chosen(rows) => rows.len(),
+            };
+            let index = passes.iter().position(|pass| pass.rows == rows).unwrap_or_else(|| {
+                passes.push(HeadPass { rows, num_rows, logits: false, argmax: false, targets: None });
+                passes.len() - 1
+            });
+            Some(index)
+        };
+        let (logits, argmax, scored) =
+            (pass_over(request.logits), pass_over(request.argmax), pass_over(scored));
+        for (index, pass) in passes.iter_mut().enumerate() {
+            pass.logits = logits == Some(index);
+            pass.argmax = argmax == Some(index);
+            pass.targets = request.targets.filter(|_| scored == Some(index));
+        }
+        passes
+    }
+
+    /// Makes room for a call of the head, and uploads its rows and targets.
+    pub fn prepare_head(&self, workspace: &mut Workspace, pass: &HeadPass<'_>) -> Result<()> {
+        let (ops, head, rows) = (self.ops, &mut workspace.head, pass.num_rows);
+        reserve(ops, &mut head.scratch, LmHeadParams::scratch_len(rows, self.vocab_size))?;
+        if pass.logits {
+            reserve(ops, &mut head.logits, rows * self.vocab_size)?;
+        }
+        if pass.argmax {
+            reserve(ops, &mut head.argmax, rows)?;
+        }
+        if pass.gathers() {
+            let named: Vec<i32> = match pass.rows {
+                LogitRows::Chosen(rows) => rows.iter().map(|&row| row as i32).collect(),
+                _ => (1..=self.batch_size).map(|sequence| (sequence * self.seq_len - 1) as i32).collect(),
+            };
+            reserve(ops, &mut head.rows, rows)?;
+            upload_i32(ops, &mut head.rows, &named)?;
+        }
+        if let Some(targets) = pass.targets {
+            let ids: Vec<i32> = targets.ids.iter().map(|&id| id as i32).collect();
+            reserve(ops, &mut head.targets, rows)?;
+            reserve(ops, &mut head.losses, rows)?;
+            upload_i32(ops, &mut head.targets, &ids)?;
+        }
+        Ok(())
+    }
+
+    /// Rows are rows of the batch, targets are ids or ignored.
+    fn check_head(&self) -> Result<()> {
+        for rows in [self.request.logits, self.request.argmax] {
+            if let LogitRows::Chosen(rows) = rows
+                && let Some(row) = rows.iter().find(|&&row| row >= self.num_tokens)
+            {
+                return refuse(format!(
+                    "logits of row {row} were asked for, but there are {} tokens",
+                    self.num_tokens
+                ));
+            }
+        }
+        let Some(targets) = self.request.targets else { return Ok(()) };
+        if targets.ids.len() != self.num_tokens {
+            return refuse(format!("{} targets for {} tokens", targets.ids.len(), self.num_tokens));
+        }
+        let bad =
+            |&id: &i64| id != i64::from(targets.ignore_index) && !(0..self.vocab_size as i64).contains(&id);
+        match targets.ids.iter().position(bad) {
+            Some(index) => refuse(format!(
+                "target {} at position {} is neither in the vocabulary of {} nor the ignored {}",
+                targets.ids[index],
+                index % self.seq_len,
+                self.vocab_size,
+                targets.ignore_index
+            )),
+            None => Ok(()),
+        }
+    }
+}

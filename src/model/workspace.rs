@@ -1,0 +1,139 @@
+//! All memory of a forward pass, allocated before the first.
+
+use crate::buffer::Buffer;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::operations::{MoeDispatchParams, Operations, TopkGatingParams};
+use crate::tensor::DType;
+
+/// Activations for up to `max_tokens` tokens at a time. What the head gives grows to the largest request once.
+#[derive(Debug)]
+pub struct Workspace {
+    pub(super) max_tokens: usize,
+    pub(super) token_ids: Buffer, // i32 [num_tokens]
+    pub(super) x: Buffer,         // [num_tokens, hidden_size]: the residual stream
+    pub(super) normed: Buffer,    // [num_tokens, hidden_size]
+    pub(super) qkv: Buffer, // [num_tokens, 3 · hidden_size]; with a cache only q, [num_tokens, hidden_size]
+    pub(super) attended: Buffer, // [num_tokens, hidden_size]
+    pub(super) hidden: Buffer, // [rows, intermediate_size]: rows are tokens, or assignments to experts
+    pub(super) moe: Option<MoeWorkspace>,
+    pub(super) head: HeadWorkspace,
+}
+
+/// What routing needs.
+#[derive(Debug)]
+pub(super) struct MoeWorkspace {
+    pub router_logits: Buffer,    // f32 [num_tokens, num_experts]
+    pub expert_ids: Buffer,       // i32 [num_tokens, k]
+    pub forced_ids: Buffer,       // i32 [num_tokens, k]
+    pub expert_weights: Buffer,   // f32 [num_tokens, k]
+    pub losses: Buffer,           // f32 [num_moe_layers, 2]: auxiliary, z
+    pub gating_scratch: Buffer,   // f32
+    pub expert_offsets: Buffer,   // i32 [num_experts + 1]
+    pub row_tokens: Buffer,       // i32 [num_tokens · k]
+    pub slots: Buffer,            // i32 [num_tokens, k]
+    pub dispatch_scratch: Buffer, // i32
+    pub expert_out: Buffer,       // [num_tokens · k, hidden_size]
+}
+
+/// What the head reads and writes for the rows asked for; empty until asked.
+#[derive(Debug)]
+pub(super) struct HeadWorkspace {
+    pub rows: Buffer,    // i32 [num_rows]
+    pub logits: Buffer,  // f32 [num_rows, vocab_size]
+    pub argmax: Buffer,  // i32 [num_rows]
+    pub targets: Buffer, // i32 [num_rows]
+    pub losses: Buffer,  // f32 [num_rows]
+    pub scratch: Buffer, // f32
+}
+
+impl Workspace {
+    pub(super) fn new(
+        ops: &dyn Operations,
+        config: &ModelConfig,
+        dtype: DType,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        let k = config.moe.as_ref().map_or(1, |moe| moe.num_experts_per_token);
+        let wide = max_tokens * config.hidden_size;
+        let moe = match &config.moe {
+            None => None,
+            Some(moe) => Some(MoeWorkspace {
+                router_logits: ops.allocate(DType::F32, max_tokens * moe.num_experts)?,
+                expert_ids: ops.allocate(DType::I32, max_tokens * k)?,
+                forced_ids: ops.allocate(DType::I32, max_tokens * k)?,
+                expert_weights: ops.allocate(DType::F32, max_tokens * k)?,
+                losses: ops.allocate(DType::F32, 2 * config.moe_layers().count())?,
+                gating_scratch: ops.allocate(DType::F32, TopkGatingParams::scratch_len(moe.num_experts))?,
+                expert_offsets: ops.allocate(DType::I32, moe.num_experts + 1)?,
+                row_tokens: ops.allocate(DType::I32, max_tokens * k)?,
+                slots: ops.allocate(DType::I32, max_tokens * k)?,
+                dispatch_scratch: ops
+                    .allocate(DType::I32, MoeDispatchParams::scratch_len(moe.num_experts))?,
+                expert_out: ops.allocate(dtype, k * wide)?,
+            }),
+        };
+        let none = |dtype| ops.allocate(dtype, 0);
+        Ok(Workspace {
+            max_tokens,
+            token_ids: ops.allocate(DType::I32, max_tokens)?,
+            x: ops.allocate(dtype, wide)?,
+            normed: ops.allocate(dtype, wide)?,
+            qkv: ops.allocate(dtype, 3 * wide)?,
+            attended: ops.allocate(dtype, wide)?,
+            hidden: ops.allocate(dtype, max_tokens * k * config.intermediate_size)?,
+            moe,
+            head: HeadWorkspace {
+                rows: none(DType::I32)?,
+                logits: none(DType::F32)?,
+                argmax: none(DType::I32)?,
+                targets: none(DType::I32)?,
+                losses: none(DType::F32)?,
+                scratch: none(DType::F32)?,
+            },
+        })
+    }
+
+    /// Tokens a forward pass may have.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+}
+
+/// Makes room for `len` elements; what was in the buffer is lost when it grows.
+pub(super) fn reserve(ops: &dyn Operations, buffer: &mut Buffer, len: usize) -> Result<()> {
+    if buffer.len() < len {
+        *buffer = ops.allocate(buffer.dtype(), len)?;
+    }
+    Ok(())
+}
+
+/// Copies integers into the first elements of a buffer.
+pub(super) fn upload_i32(ops: &dyn Operations, buffer: &mut Buffer, values: &[i32]) -> Result<()> {
+    ops.upload(buffer.tensor_mut(&[values.len()]), bytemuck::cast_slice(values))
+}
+
+/// The first `len` integers of a buffer.
+pub(super) fn download_i32(ops: &dyn Operations, buffer: &Buffer, len: usize) -> Result<Vec<i32>> {
+    let mut values = vec![0; len];
+    ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
+}
+
+/// The first `len` numbers of a buffer of any float type, as f32.
+pub(super) fn download_f32(ops: &dyn Operations, buffer: &Buffer, len: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0f32; len];
+    if buffer.dtype() == DType::F32 {
+        ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut values))?;
+        return Ok(values);
+    }
+    let mut halves = vec![0u16; len];
+    ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut halves))?;
+    for (value, bits) in values.iter_mut().zip(halves) {
+        *value = match buffer.dtype() {
+            DType::BF16 => half::bf16::from_bits(bits).to_f32(),
+            _ => half::f16::from_bits(bits).to_f32(),
+        };
+    }
+    Ok(values)
+}
