@@ -20,6 +20,7 @@ pub mod operations;
 mod philox;
 pub mod reference;
 pub mod tensor;
+pub mod verify;
 pub mod weights;
 
 pub use cudarc;

@@ -4,9 +4,11 @@
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
 mod common;
+mod model;
+mod reference;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = Vec::new();
+    let trials = [model::trials(), reference::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -75,3 +75,35 @@ pub fn download_i32(ops: &dyn Operations, buffer: &Buffer) -> Vec<i32> {
     ops.download(buffer.tensor(&[buffer.len()]), bytemuck::cast_slice_mut(&mut values)).expect("download");
     values
 }
+
+/// The golden folders of the repository, by name.
+pub fn golden_dirs() -> Vec<(String, std::path::PathBuf)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = std::fs::read_dir(&root).expect("tests/golden is part of the repository");
+    let mut dirs: Vec<_> = entries
+        .map(|entry| entry.expect("a readable folder"))
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        .collect();
+    dirs.sort();
+    assert!(!dirs.is_empty(), "tests/golden is empty");
+    dirs
+}
+
+/// Fails with every tensor that is beyond its bound, and if nothing was compared or something is not known.
+pub fn report(report: &nanomoe::verify::Report) -> Result<(), libtest_mimic::Failed> {
+    let bad: Vec<String> = report
+        .checks
+        .iter()
+        .filter(|check| !check.passed())
+        .map(|check| {
+            let size: usize = check.shape.iter().product();
+            let (name, at, got, golden) = (&check.name, &check.at, check.got, check.golden);
+            format!("{name}{at:?} is {got}, expected {golden} ({} of {size} off)", check.num_outside)
+        })
+        .collect();
+    if !bad.is_empty() || !report.unknown.is_empty() || report.checks.is_empty() {
+        return Err(format!("{}; not compared: {:?}", bad.join("; "), report.unknown).into());
+    }
+    Ok(())
+}
