@@ -13,7 +13,7 @@ use std::io::Write;
 pub fn main(arguments: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     if arguments.is_empty() || arguments.iter().any(|a| a == "--help" || a == "-h") {
         let asked = !arguments.is_empty();
-        let _ = write!(if asked { out } else { err }, "{USAGE}");
+        let _ = if asked { write!(out, "{USAGE}") } else { write!(err, "{USAGE}") };
         return if asked { 0 } else { 2 };
     }
     if arguments == ["--version"] {

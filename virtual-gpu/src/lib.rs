@@ -3,6 +3,7 @@
 //! A [`Gpu`] has memory, modules and streams like a device. [`Gpu::load_module`] takes the PTX that nvcc emits,
 //! [`Gpu::launch`] runs a kernel and checks every access; what is wrong is in [`Gpu::findings`].
 
+pub mod cli;
 pub mod counters;
 mod decode;
 mod description;

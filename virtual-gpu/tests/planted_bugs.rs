@@ -11,7 +11,8 @@ fn every_planted_bug_is_caught() {
         .iter()
         .filter_map(|bug| {
             let verdict = planted::judge(bug);
-            (!verdict.caught).then(|| format!("{}_{}, {}: {}", bug.family, bug.variant, bug.what, verdict.how))
+            (!verdict.caught)
+                .then(|| format!("{}_{}, {}: {}", bug.family, bug.variant, bug.what, verdict.how))
         })
         .collect();
     assert!(planted::BUGS.len() >= 50);

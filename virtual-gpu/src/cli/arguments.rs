@@ -181,7 +181,8 @@ impl Arguments {
             Some(other) => return Err(format!("unknown command {other:?}, expected run (see --help)")),
             None => return Err("a command is missing, expected run (see --help)".into()),
         }
-        let (mut positional, mut buffers, mut raw_arguments, mut raw_saves) = (vec![], vec![], vec![], vec![]);
+        let (mut positional, mut buffers, mut raw_arguments, mut raw_saves) =
+            (vec![], vec![], vec![], vec![]);
         let (mut grid, mut block, mut cluster, mut shared) = (None, None, None, 0);
         let (mut order, mut seed, mut checks) = ("eager", None, Checks::All);
         let (mut counters, mut json) = (false, false);
@@ -195,7 +196,8 @@ impl Arguments {
             if flag && attached.is_some() {
                 return Err(format!("{name} takes no value"));
             }
-            let mut value = || attached.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
+            let mut value =
+                || attached.take().or_else(|| words.next()).ok_or(format!("{name} needs a value"));
             match name {
                 "--grid" => grid = Some(dimensions(name, value()?)?),
                 "--block" => block = Some(dimensions(name, value()?)?),
@@ -244,7 +246,8 @@ impl Arguments {
         let saves = raw_saves
             .iter()
             .map(|text| {
-                let (name, path) = text.split_once('=').ok_or(format!("--save {text}: expected NAME=PATH"))?;
+                let (name, path) =
+                    text.split_once('=').ok_or(format!("--save {text}: expected NAME=PATH"))?;
                 Ok((find("--save", name)?, PathBuf::from(path)))
             })
             .collect::<Result<Vec<_>, String>>()?;

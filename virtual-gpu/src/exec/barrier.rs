@@ -90,7 +90,7 @@ pub fn named(
         barrier.first = Some((pc, warp.index));
         (barrier.trues, barrier.threads) = (0, 0);
     }
-    barrier.expected = expected;
+    (barrier.expected, barrier.whole) = (expected, whole);
     barrier.arrived += 32;
     barrier.warps |= 1 << warp.index;
     if let Some((_, p, _)) = b.reduce {
@@ -125,11 +125,10 @@ pub fn complete(ctx: &mut Context<'_>, id: usize) {
 
 /// A warp has exited: barriers over the whole CTA await one warp less.
 pub fn warp_exited(ctx: &mut Context<'_>) {
-    let whole = ctx.grid.threads().next_multiple_of(32);
     let live = ctx.own().live_warps * 32;
     for id in 0..16 {
         let barrier = &ctx.own().barriers[id];
-        if barrier.arrived > 0 && barrier.expected == whole && barrier.arrived >= live {
+        if barrier.arrived > 0 && barrier.whole && barrier.arrived >= live {
             complete(ctx, id);
         }
     }

@@ -13,6 +13,8 @@ pub struct NamedBarrier {
     pub arrived: u32,
     /// Threads awaited, as the arrivals of this phase said.
     pub expected: u32,
+    /// No count was given: all threads of the CTA that have not exited are awaited.
+    pub whole: bool,
     pub phase: u64,
     /// Warps that arrived in this phase.
     pub warps: u64,

@@ -26,22 +26,22 @@ fn saxpy_half2() {
     let (a, b) = (case.input(&x), case.input(&y));
     case.value(alpha).buffers(&[a, b]).value(n as i32 / 8);
     // One rounding: the exact sum fits f64.
-    let want: Vec<f16> = x
-        .iter()
-        .zip(&y)
-        .map(|(x, y)| round_to_f16(alpha.to_f64() * x.to_f64() + y.to_f64()))
-        .collect();
+    let want: Vec<f16> =
+        x.iter().zip(&y).map(|(x, y)| round_to_f16(alpha.to_f64() * x.to_f64() + y.to_f64())).collect();
     case.check(|out| assert_eq!(out.get::<f16>(b), want));
 }
 
-/// The nearest f16 of an exact value below 2 (ties do not occur with these products, whose bits end far below).
+/// The nearest f16 of an exact value, ties to even.
 fn round_to_f16(value: f64) -> f16 {
     let guess = f16::from_f32(value as f32).to_bits();
     [guess.wrapping_sub(1), guess, guess + 1]
         .map(f16::from_bits)
         .into_iter()
         .filter(|v| !v.is_nan())
-        .min_by(|a, b| (a.to_f64() - value).abs().total_cmp(&(b.to_f64() - value).abs()))
+        .min_by(|a, b| {
+            let distance = |v: &f16| (v.to_f64() - value).abs();
+            distance(a).total_cmp(&distance(b)).then((a.to_bits() & 1).cmp(&(b.to_bits() & 1)))
+        })
         .unwrap()
 }
 
@@ -96,7 +96,8 @@ fn divide() {
 #[test]
 fn bits() {
     let n = 200;
-    let words = |seed| -> Vec<u32> { random_u64(seed, n).into_iter().map(|v| v as u32 >> (v >> 60)).collect() };
+    let words =
+        |seed| -> Vec<u32> { random_u64(seed, n).into_iter().map(|v| v as u32 >> (v >> 60)).collect() };
     let (a, b) = (words(11), words(12));
     let mut case = Case::new("elementwise", &BOTH, "bits").grid(4).block(64);
     let (x, y, o) = (case.input(&a), case.input(&b), case.output::<u32>(16 * n));
@@ -109,7 +110,8 @@ fn bits() {
             let permuted = u32::from_le_bytes([pool[3], pool[6], pool[1], pool[5]]);
             let dot: i32 = (0..4).map(|i| (x >> (8 * i)) as i8 as i32 * (y >> (8 * i)) as i8 as i32).sum();
             let signed24 = |v: u32| (v << 8) as i32 >> 8;
-            let bytes: Vec<u8> = (0..4).map(|i| ((x >> (8 * i)) as u8).wrapping_add((y >> (8 * i)) as u8)).collect();
+            let bytes: Vec<u8> =
+                (0..4).map(|i| ((x >> (8 * i)) as u8).wrapping_add((y >> (8 * i)) as u8)).collect();
             [
                 x.count_ones(),
                 x.leading_zeros(),
@@ -228,7 +230,8 @@ fn conversions() {
             assert_eq!(got[4] as u16, bf16::from_f32(v).to_bits());
             assert_eq!(got[5], v.to_bits() >> 16);
             let hundred = (v * 100.0) as f64;
-            let integers = [hundred.round_ties_even(), hundred.trunc(), hundred.ceil().max(0.0), hundred.floor()];
+            let integers =
+                [hundred.round_ties_even(), hundred.trunc(), hundred.ceil().max(0.0), hundred.floor()];
             assert_eq!(got[6..10], integers.map(|w| w as i64 as u32), "{v}");
             let pair = f16::from_f32(v).to_bits() as u32 | (f16::from_f32(-v).to_bits() as u32) << 16;
             assert_eq!(got[10], pair);
@@ -365,13 +368,6 @@ fn calls() {
             assert_eq!(i64::from_le_bytes(pair[8..].try_into().unwrap()), 7);
         }
     });
-
-    let which: Vec<i32> = (0..100).map(|i| i * i % 3).collect();
-    let mut case = Case::new("calls", &sm80, "pointers").grid(2).block(64);
-    let (w, a, o) = (case.input(&which), case.input(&x), case.output::<f32>(100));
-    case.buffers(&[w, a, o]).value(100i32);
-    let want: Vec<f32> = (0..100).map(|i| x[i] * [2.0, 0.5, -1.0][which[i] as usize]).collect();
-    case.check(|out| assert_eq!(out.get::<f32>(o), want));
 
     let values: Vec<i32> = random_u64(22, 16 * 70).into_iter().map(|v| v as i32 >> 20).collect();
     let mut case = Case::new("calls", &sm80, "local_sort").grid(2).block(64);

@@ -47,10 +47,14 @@ fn tensor_copies_in_one_to_five_dimensions() {
             let x: Vec<f32> = (0..total).map(|i| i as f32).collect();
             let elements: u32 = boxes.iter().product();
             let kernel = format!("tensor_{rank}d");
-            let mut case = Case::new("hopper_copies", &HOPPER, &kernel).grid(1).block(64).shared(4 * elements);
+            let mut case =
+                Case::new("hopper_copies", &HOPPER, &kernel).grid(1).block(64).shared(4 * elements);
             let (a, o) = (case.input(&x), case.output::<f32>(elements as usize));
             let c = case.input(&start);
-            case.map(Map::new(a, DataType::F32, dims, boxes)).buffers(&[o]).value(elements as i32).buffers(&[c]);
+            case.map(Map::new(a, DataType::F32, dims, boxes))
+                .buffers(&[o])
+                .value(elements as i32)
+                .buffers(&[c]);
             let want: Vec<f32> = (0..elements)
                 .map(|element| {
                     let (mut rest, mut index, mut pitch, mut inside) = (element, 0i64, 1i64, true);
@@ -78,7 +82,8 @@ fn tensor_loads_and_stores() {
         let mut case = Case::new("hopper_copies", &HOPPER, "tensor_double").grid3([3, 3, 1]).block(128);
         let a = case.input(&x);
         let o = if add == 1 { case.input(&before) } else { case.output::<f32>(x.len()) };
-        let map = |b| Map::new(b, DataType::F32, &[width as u64, height as u64], &[32, 16]).swizzle(Swizzle::B128);
+        let map =
+            |b| Map::new(b, DataType::F32, &[width as u64, height as u64], &[32, 16]).swizzle(Swizzle::B128);
         case.map(map(a)).map(map(o)).value(add);
         let want: Vec<f32> = x.iter().map(|v| 2.0 * v + 5.0 * add as f32).collect();
         case.check(|out| assert_eq!(out.get::<f32>(o), want));
@@ -103,7 +108,8 @@ fn stored_matrices() {
 fn clusters() {
     let x: Vec<f32> = (0..8 * 256).map(|i| (i % 61) as f32).collect();
     for cluster in [1u32, 2, 4, 8] {
-        let mut case = Case::new("hopper_cluster", &HOPPER, "cluster_sum").grid(8).block(128).cluster(cluster);
+        let mut case =
+            Case::new("hopper_cluster", &HOPPER, "cluster_sum").grid(8).block(128).cluster(cluster);
         let (a, o) = (case.input(&x), case.output::<f32>(8));
         case.buffers(&[a, o]);
         let per = 256 * cluster as usize;
@@ -134,7 +140,9 @@ fn multicast() {
     let x: Vec<f32> = (0..boxes * 32 * 16).map(|i| i as f32).collect();
     let mut case = Case::new("hopper_cluster", &HOPPER, "multicast").grid(2).block(128).cluster(2);
     let (a, o) = (case.input(&x), case.output::<f32>(boxes * 1024));
-    case.map(Map::new(a, DataType::F32, &[32 * boxes as u64, 16], &[32, 16])).buffers(&[o]).value(boxes as i32);
+    case.map(Map::new(a, DataType::F32, &[32 * boxes as u64, 16], &[32, 16]))
+        .buffers(&[o])
+        .value(boxes as i32);
     let want: Vec<f32> = (0..boxes * 1024)
         .map(|i| {
             let (b, rank, row, col) = (i / 1024, i / 512 % 2, i % 512 / 32, i % 32);
@@ -170,7 +178,9 @@ fn wgmma_with_operands_in_shared_memory() {
         let (a, b) = (narrow(65, 64 * k, bf16::from_f32), narrow(66, 32 * k, bf16::from_f32));
         let mut case = Case::new("hopper_wgmma", &HOPPER, "wgmma_bf16").grid(1).block(128);
         let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(64 * 32));
-        let map = |b, rows| Map::new(b, DataType::Bf16, &[k as u64, rows], &[64, rows as u32]).swizzle(Swizzle::B128);
+        let map = |b, rows| {
+            Map::new(b, DataType::Bf16, &[k as u64, rows], &[64, rows as u32]).swizzle(Swizzle::B128)
+        };
         case.map(map(x, 64)).map(map(y, 32)).buffers(&[o]).value(k as i32);
         let want = product(&wide(&a), &wide(&b), 64, 32, k);
         case.check(|out| assert_close(&out.get::<f32>(o), &want, 1e-5, 1e-5));
@@ -192,7 +202,8 @@ fn wgmma_with_operands_in_shared_memory() {
     let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(64 * 32));
     let map = |b, rows| Map::new(b, DataType::F32, &[8, rows], &[8, rows as u32]).swizzle(Swizzle::B32);
     case.map(map(x, 64)).map(map(y, 32)).buffers(&[o]);
-    let cut = |v: &[f32]| -> Vec<f64> { v.iter().map(|v| f32::from_bits(v.to_bits() & !0x1fff) as f64).collect() };
+    let cut =
+        |v: &[f32]| -> Vec<f64> { v.iter().map(|v| f32::from_bits(v.to_bits() & !0x1fff) as f64).collect() };
     let want = product(&cut(&a), &cut(&b), 64, 32, 8);
     case.check(|out| assert_close(&out.get::<f32>(o), &want, 1e-6, 1e-6));
 }
@@ -222,7 +233,8 @@ fn warp_specialised_product() {
         let (a, b) = (narrow(76, m * k, bf16::from_f32), narrow(77, n * k, bf16::from_f32));
         let grid = [n as u32 / 32, m as u32 / 128, 1];
         let bytes = 4 * (128 * 64 + 32 * 64) * 2 + 64;
-        let mut case = Case::new("hopper_wgmma", &HOPPER, "warp_specialised").grid3(grid).block(384).shared(bytes);
+        let mut case =
+            Case::new("hopper_wgmma", &HOPPER, "warp_specialised").grid3(grid).block(384).shared(bytes);
         let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(m * n));
         let map = |b, rows: usize, taken| {
             Map::new(b, DataType::Bf16, &[k as u64, rows as u64], &[64, taken]).swizzle(Swizzle::B128)

@@ -41,16 +41,19 @@ fn softmax() {
 fn groups() {
     let x = small(33, 256);
     let mut case = Case::new("reductions", &BOTH, "groups").grid(2).block(128);
-    let (a, s, c, m) = (case.input(&x), case.output::<i32>(32), case.output::<i32>(256), case.output::<i32>(2));
+    let (a, s, c, m) =
+        (case.input(&x), case.output::<i32>(32), case.output::<i32>(256), case.output::<i32>(2));
     case.buffers(&[a, s, c, m]);
     case.check(|out| {
         assert_eq!(out.get::<i32>(s), x.chunks(8).map(|c| c.iter().sum()).collect::<Vec<i32>>());
         let scans: Vec<i32> = x
             .chunks(8)
-            .flat_map(|c| c.iter().scan(0, |sum, v| {
-                *sum += v;
-                Some(*sum)
-            }))
+            .flat_map(|c| {
+                c.iter().scan(0, |sum, v| {
+                    *sum += v;
+                    Some(*sum)
+                })
+            })
             .collect();
         assert_eq!(out.get::<i32>(c), scans);
         assert_eq!(out.get::<i32>(m), x.chunks(128).map(|c| *c.iter().max().unwrap()).collect::<Vec<i32>>());
@@ -72,7 +75,8 @@ fn votes() {
             };
             let all = mask(&|v| v < 99) == u32::MAX;
             let lane = i % 32;
-            let shuffled = warp[lane / 8 * 8 + (x[i] & 7) as usize] + warp[if lane < 3 { lane } else { lane - 3 }];
+            let shuffled =
+                warp[lane / 8 * 8 + (x[i] & 7) as usize] + warp[if lane < 3 { lane } else { lane - 3 }];
             let sum = warp.iter().sum::<u32>() + warp.iter().fold(0, |a, b| a ^ b);
             let odd = (0..32).filter(|l| l % 2 == 1).map(|l| warp[l]).min().unwrap();
             let got = &got[8 * i..8 * i + 8];

@@ -86,7 +86,8 @@ fn grid_rounds() {
     let mut case = Case::new("shared_memory", &BOTH, "grid_rounds").grid(4).block(64);
     let (x, y, c) = (case.input(&start), case.output::<i32>(n), case.input(&[0u32]));
     case.buffers(&[x, y, c]).value(n as i32).value(3i32);
-    let want = (0..3).fold(start.clone(), |x, _| (0..n).map(|i| x[(i + n - 1) % n] + x[(i + 1) % n]).collect());
+    let want =
+        (0..3).fold(start.clone(), |x, _| (0..n).map(|i| x[(i + n - 1) % n] + x[(i + 1) % n]).collect());
     case.check(|out| assert_eq!(out.get::<i32>(x), want));
 }
 

@@ -1,5 +1,5 @@
 // targets: sm_80
-// Functions that stay functions: calls, recursion, function pointers, arrays in local memory.
+// Functions that stay functions: calls, recursion, arrays in local memory.
 #include <stdint.h>
 
 __device__ __noinline__ int fibonacci(int n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
@@ -19,16 +19,6 @@ extern "C" __global__ void structures(const float* x, Pair* out, int n) {
     Pair p = {x[i], x[i], 1};
     for (int j = 1; j < 4; j++) p = combine(p, Pair{x[(i + j) % n], 2.0f, j});
     out[i] = p;
-}
-
-__device__ __noinline__ float twice(float x) { return 2 * x; }
-__device__ __noinline__ float half_of(float x) { return 0.5f * x; }
-__device__ __noinline__ float negate(float x) { return -x; }
-typedef float (*Function)(float);
-__device__ const Function kFunctions[3] = {twice, half_of, negate};
-extern "C" __global__ void pointers(const int* which, const float* x, float* out, int n) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = kFunctions[which[i]](x[i]);
 }
 
 // An array indexed by values known only at run time lives in local memory.

@@ -133,7 +133,12 @@ pub const BUGS: &[Bug] = &[
     found("bulk", 5, &[Deadlock], "expect_tx twice what is copied"),
     found("bulk", 6, &[Misaligned], "bulk copy from a multiple of 4 bytes"),
     found("bulk", 7, &[Mbarrier, Undefined], "mbarrier not initialised"),
-    found("bulk", 8, &[Mbarrier, ProxyFence], "mbarrier's initialisation not made visible to the copy engine"),
+    found(
+        "bulk",
+        8,
+        &[Mbarrier, ProxyFence],
+        "mbarrier's initialisation not made visible to the copy engine",
+    ),
     found("bulk", 9, &[Unfinished], "CTA exits while a bulk store reads its shared memory"),
     found("bulk", 10, &[Deadlock], "mbarrier expects two arrivals, one comes"),
     found("bulk", 11, &[AsyncHazard, SharedRace], "wrong parity: the wait passes at once"),
@@ -146,7 +151,12 @@ pub const BUGS: &[Bug] = &[
     found("ring", 4, &[AsyncHazard, SharedRace], "stage given back before it is read"),
     found("ring", 5, &[AsyncHazard, SharedRace, Undefined], "consumers never flip the parity"),
     found("ring", 6, &[AsyncHazard, SharedRace, Deadlock], "all stages wait on the first full barrier"),
-    found("ring", 7, &[AsyncHazard, SharedRace, Mbarrier], "empty barrier satisfied by two of three consumers"),
+    found(
+        "ring",
+        7,
+        &[AsyncHazard, SharedRace, Mbarrier],
+        "empty barrier satisfied by two of three consumers",
+    ),
     found("ring", 8, &[Mbarrier, SharedRace], "no __syncthreads after the barriers are initialised"),
     found("ring", 9, &[AsyncHazard, SharedRace, Undefined], "copy into the other stage"),
     found("tensor", 1, &[ProxyFence], "no fence.proxy.async before the tensor store"),
@@ -158,7 +168,12 @@ pub const BUGS: &[Bug] = &[
     found("neighbours", 2, &[Cluster], "CTA exits while its neighbour reads its memory"),
     found("neighbours", 3, &[OutOfBounds, Cluster, InvalidAccess], "rank outside the cluster"),
     found("multicast", 1, &[Mbarrier, Cluster], "no cluster barrier after the mbarriers are initialised"),
-    found("multicast", 2, &[AsyncHazard, SharedRace, Mbarrier], "box loaded again before the other CTA has read it"),
+    found(
+        "multicast",
+        2,
+        &[AsyncHazard, SharedRace, Mbarrier],
+        "box loaded again before the other CTA has read it",
+    ),
     found("multicast", 3, &[Deadlock], "multicast mask without the other CTA"),
     found("multicast", 4, &[Cluster, Mbarrier], "arrives at a CTA that may have exited"),
     found("multicast", 5, &[AsyncHazard, SharedRace], "box given back before all warps have read it"),
@@ -184,7 +199,8 @@ pub const BUGS: &[Bug] = &[
 ];
 
 /// The schedules a bug may show in; a detector needs one of them.
-pub const ORDERS: [Order; 5] = [Order::Eager, Order::Lazy, Order::Random(1), Order::Random(2), Order::Random(3)];
+pub const ORDERS: [Order; 5] =
+    [Order::Eager, Order::Lazy, Order::Random(1), Order::Random(2), Order::Random(3)];
 
 /// What came of one planted bug.
 pub struct Verdict {
@@ -208,7 +224,10 @@ pub fn judge(bug: &Bug) -> Verdict {
             }
             Catcher::Reference => {
                 if let Some(finding) = out.findings.first() {
-                    return Verdict { caught: false, how: format!("unexpected {} ({order:?})", finding.kind.name()) };
+                    return Verdict {
+                        caught: false,
+                        how: format!("unexpected {} ({order:?})", finding.kind.name()),
+                    };
                 }
                 if (scene.correct)(&out) {
                     return Verdict { caught: false, how: format!("right numbers ({order:?})") };

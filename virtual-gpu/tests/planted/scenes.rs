@@ -47,7 +47,10 @@ fn exact<T: crate::support::Value + PartialEq + 'static>(case: Case, buffer: Buf
 }
 
 fn close(case: Case, buffer: Buffer, want: Vec<f64>, bound: f64) -> Scene {
-    Scene { case, correct: Box::new(move |out: &Output| is_close(&out.get::<f32>(buffer), &want, bound, bound)) }
+    Scene {
+        case,
+        correct: Box::new(move |out: &Output| is_close(&out.get::<f32>(buffer), &want, bound, bound)),
+    }
 }
 
 fn row_sums(kernel: &str) -> Scene {
@@ -83,9 +86,8 @@ fn gemm(kernel: &str) -> Scene {
     let mut case = simple(kernel).grid3([2, 2, 1]).block3([16, 16, 1]);
     let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(m * n));
     case.buffers(&[x, y, o]).value(m as i32).value(n as i32).value(k as i32);
-    let want = (0..m * n)
-        .map(|i| (0..k).map(|j| a[i / n * k + j] as f64 * b[j * n + i % n] as f64).sum())
-        .collect();
+    let want =
+        (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] as f64 * b[j * n + i % n] as f64).sum()).collect();
     close(case, o, want, 1e-4)
 }
 
@@ -200,7 +202,8 @@ fn tensor(kernel: &str) -> Scene {
     let x: Vec<f32> = (0..width * height).map(|i| (i % 1001) as f32 + 1.0).collect();
     let mut case = hopper(kernel).grid3([3, 3, 1]).block(128);
     let (a, o) = (case.input(&x), case.output::<f32>(x.len()));
-    let map = |b| Map::new(b, DataType::F32, &[width as u64, height as u64], &[32, 16]).swizzle(Swizzle::B128);
+    let map =
+        |b| Map::new(b, DataType::F32, &[width as u64, height as u64], &[32, 16]).swizzle(Swizzle::B128);
     case.map(map(a)).map(map(o));
     exact(case, o, x.iter().map(|v| 2.0 * v).collect())
 }
@@ -218,7 +221,9 @@ fn multicast(kernel: &str) -> Scene {
     let x: Vec<f32> = (0..boxes * 512).map(|i| i as f32).collect();
     let mut case = hopper(kernel).grid(2).block(128).cluster(2);
     let (a, o) = (case.input(&x), case.output::<f32>(boxes * 1024));
-    case.map(Map::new(a, DataType::F32, &[32 * boxes as u64, 16], &[32, 16])).buffers(&[o]).value(boxes as i32);
+    case.map(Map::new(a, DataType::F32, &[32 * boxes as u64, 16], &[32, 16]))
+        .buffers(&[o])
+        .value(boxes as i32);
     let want = (0..boxes * 1024).map(|i| {
         let (b, rank, row, col) = (i / 1024, i / 512 % 2, i % 512 / 32, i % 32);
         x[row * 32 * boxes + 32 * b + col] + rank as f32

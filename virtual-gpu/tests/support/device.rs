@@ -1,0 +1,101 @@
+//! Runs a case on a virtual GPU.
+
+use super::{Argument, Case, Output};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+use virtual_gpu::{Description, Gpu, Launch, Module, Options, Stream};
+
+thread_local! {
+    /// A device with a loaded module for each PTX file, since loading a large one takes longer than a launch.
+    static LOADED: RefCell<HashMap<String, (Gpu, Module)>> = RefCell::default();
+}
+
+fn load(file: &str) -> (Gpu, Module) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ptx").join(file);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let gpu = Gpu::new(Description::h200());
+    let module = gpu.load_module(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
+    (gpu, module)
+}
+
+impl Case {
+    /// Runs in the first target.
+    pub fn run_first(&self, options: Options) -> Output {
+        self.run(&self.targets[0], options)
+    }
+
+    /// Runs the launches once and reads every buffer back; a launch that fails ends them.
+    pub fn run(&self, target: &str, options: Options) -> Output {
+        let file = format!("{}.{target}.ptx", self.program);
+        let (gpu, module) = LOADED
+            .with(|loaded| loaded.borrow_mut().entry(file.clone()).or_insert_with(|| load(&file)).clone());
+        gpu.set_options(options);
+        for (name, data) in &self.symbols {
+            let (address, bytes) = module.global(name).expect("a device variable");
+            assert_eq!(bytes, data.len() as u64, "{name}");
+            gpu.write(address, data).expect("room");
+        }
+        let addresses: Vec<u64> = self
+            .buffers
+            .iter()
+            .map(|buffer| {
+                let len = buffer.as_ref().map_or_else(|len| *len, Vec::len);
+                let address = gpu.alloc(len as u64).expect("memory");
+                if let Ok(data) = buffer {
+                    gpu.write(address, data).expect("in bounds");
+                }
+                address
+            })
+            .collect();
+        let mut result = Ok(());
+        for launch in &self.launches {
+            let function =
+                module.function(&launch.kernel).unwrap_or_else(|| panic!("no kernel {}", launch.kernel));
+            function.set_max_dynamic_shared(launch.shared);
+            let arguments: Vec<Vec<u8>> = launch
+                .arguments
+                .iter()
+                .map(|argument| match argument {
+                    Argument::Buffer(b) => addresses[*b].to_le_bytes().to_vec(),
+                    Argument::Bytes(bytes) => bytes.clone(),
+                    Argument::Map(map) => {
+                        let mut tensor = map.map.clone();
+                        tensor.address = addresses[map.buffer];
+                        tensor.encode().expect("a legal map").to_vec()
+                    }
+                })
+                .collect();
+            let slices: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+            let launch = Launch {
+                grid: launch.grid,
+                block: launch.block,
+                cluster: (launch.cluster != [1; 3]).then_some(launch.cluster),
+                dynamic_shared_bytes: launch.shared,
+                programmatic_dependent: launch.dependent,
+                args: &slices,
+                ..Launch::default()
+            };
+            result = gpu.launch(&function, &launch, Stream::default());
+            if result.is_err() {
+                break;
+            }
+        }
+        // Kernels that fail are judged by their findings; what they left is not read.
+        let ended = result.and_then(|()| gpu.synchronize());
+        let mut buffers = Vec::new();
+        for (address, buffer) in addresses.iter().zip(&self.buffers) {
+            let mut data = vec![0; buffer.as_ref().map_or_else(|len| *len, Vec::len)];
+            if ended.is_ok() {
+                gpu.read(*address, &mut data).expect("in bounds");
+            }
+            buffers.push(data);
+        }
+        let findings = gpu.take_findings();
+        if let Err(error) = ended {
+            assert!(!findings.is_empty(), "the launch failed without a finding: {error}");
+        }
+        addresses.into_iter().for_each(|address| gpu.free(address).expect("allocated"));
+        Output { findings, buffers }
+    }
+}
