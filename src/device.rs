@@ -4,6 +4,7 @@
 //! that another engine made.
 
 pub mod cuda;
+pub mod virtual_gpu;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -28,6 +28,10 @@ pub use moe_dispatch::moe_dispatch;
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
 pub use topk_gating::{router_logits, topk_gating};
 
+mod operations;
+
+pub use operations::DeviceOperations;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

@@ -35,7 +35,14 @@ impl Executor {
 
 /// Every executor there is, at hand or not.
 pub fn executors() -> &'static [Executor] {
-    &[Executor { name: "cpu", open: || Ok(Box::new(nanomoe::cpu::CpuOperations::new())) }]
+    &[
+        Executor { name: "cpu", open: || Ok(Box::new(nanomoe::cpu::CpuOperations::new())) },
+        Executor {
+            name: "virtual",
+            open: || Ok(Box::new(nanomoe::kernels::DeviceOperations::open_virtual()?)),
+        },
+        Executor { name: "cuda", open: || Ok(Box::new(nanomoe::kernels::DeviceOperations::open_cuda(0)?)) },
+    ]
 }
 
 /// A trial `operation::dtype::shape::executor`: ignored, with the reason, where the executor is absent. The executor

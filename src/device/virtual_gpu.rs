@@ -1,0 +1,345 @@
+//! The virtual GPU as a [`Device`]: runs the PTX of the compiled kernels on the CPU, with every access checked.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use virtual_gpu::tensor::descriptor::Swizzle;
+use virtual_gpu::tensor::tma::{DataType, Fill, TensorMap as VirtualTensorMap};
+use virtual_gpu::{Description, Function, Gpu, Launch, Module, Options, Stream};
+
+use super::{
+    Device, DeviceProperties, FunctionAttributes, LaunchConfig, ModuleImage, RawEvent, RawFunction, RawGraph,
+    RawModule, RawStream, TensorMap, TensorMapSpec, next_id,
+};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// A virtual GPU. What it finds wrong in a kernel is the error of the launch, or of the copy that reads the result.
+pub struct VirtualDevice {
+    gpu: Gpu,
+    id: u64,
+    properties: DeviceProperties,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    modules: Vec<Module>,
+    functions: Vec<Function>,
+    handles: u64,
+    /// What was put into a stream that is being captured.
+    captures: HashMap<RawStream, Vec<Work>>,
+    graphs: HashMap<RawGraph, Vec<Work>>,
+}
+
+/// One piece of recorded work.
+#[derive(Clone)]
+enum Work {
+    Launch { function: RawFunction, config: LaunchConfig, args: Vec<Vec<u8>> },
+    Set { pointer: u64, value: u8, bytes: u64 },
+    Copy { to: u64, from: u64, bytes: u64 },
+}
+
+impl std::fmt::Debug for VirtualDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtualDevice").field("id", &self.id).field("properties", &self.properties).finish()
+    }
+}
+
+impl Default for VirtualDevice {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl VirtualDevice {
+    /// A virtual H200 with every check on.
+    pub fn new() -> Self {
+        Self::with(Description::h200(), Options::default())
+    }
+
+    /// A virtual GPU of this description, with these checks and this order of what nothing orders.
+    pub fn with(description: Description, options: Options) -> Self {
+        let properties = DeviceProperties {
+            name: description.name.clone(),
+            compute_capability: description.compute_capability,
+            num_sms: description.num_sms,
+            max_shared_bytes: description.shared_per_cta_optin,
+            registers_per_sm: description.registers_per_sm,
+            l2_bytes: description.l2_bytes.into(),
+            memory_bytes: description.memory_bytes,
+        };
+        let gpu = Gpu::with_options(description, options);
+        VirtualDevice { gpu, id: next_id(), properties, state: Mutex::default() }
+    }
+
+    /// The virtual GPU itself: its findings, counters and options.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_handle(&self) -> u64 {
+        let mut state = self.state();
+        state.handles += 1;
+        state.handles
+    }
+
+    /// Turns what the virtual GPU said or found into this call's result. Findings are taken, so that each is reported
+    /// once, by the call that caused it.
+    fn outcome(&self, call: &str, result: std::result::Result<(), virtual_gpu::Error>) -> Result<()> {
+        let findings = self.gpu.take_findings();
+        let message = match (findings.first(), result) {
+            (None, Ok(())) => return Ok(()),
+            (None, Err(error)) => error.to_string(),
+            (Some(first), _) if findings.len() == 1 => format!("the virtual GPU found\n{first}"),
+            (Some(first), _) => {
+                format!("the virtual GPU found {} things, the first\n{first}", findings.len())
+            }
+        };
+        Err(Error::Device { call: call.to_owned(), message })
+    }
+
+    /// Records `work` if `stream` is being captured, else does it.
+    fn submit(&self, work: Work, stream: RawStream) -> Result<()> {
+        if let Some(recorded) = self.state().captures.get_mut(&stream) {
+            recorded.push(work);
+            return Ok(());
+        }
+        self.run(&work, stream)
+    }
+
+    fn run(&self, work: &Work, stream: RawStream) -> Result<()> {
+        match work {
+            Work::Launch { function, config, args } => {
+                let function = self.function_of(*function)?;
+                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                let launch = Launch {
+                    grid: config.grid,
+                    block: config.block,
+                    cluster: (config.cluster != [1; 3]).then_some(config.cluster),
+                    dynamic_shared_bytes: config.dynamic_shared_bytes,
+                    cooperative: config.cooperative,
+                    programmatic_dependent: config.programmatic_dependent,
+                    args: &args,
+                };
+                let result = self.gpu.launch(&function, &launch, Stream(stream.0));
+                self.outcome(&format!("launch of {}", function.name()), result)
+            }
+            Work::Set { pointer, value, bytes } => {
+                self.outcome("set", self.gpu.memset(*pointer, *value, *bytes))
+            }
+            Work::Copy { to, from, bytes } => {
+                self.outcome("copy on the device", self.gpu.copy(*to, *from, *bytes))
+            }
+        }
+    }
+
+    fn function_of(&self, function: RawFunction) -> Result<Function> {
+        let found = self.state().functions.get(function.0 as usize).cloned();
+        found.ok_or_else(|| device_error("launch", format!("no function {function:?} on this device")))
+    }
+
+    /// Refuses what a driver refuses while `stream` is being captured.
+    fn not_captured(&self, call: &str, stream: RawStream) -> Result<()> {
+        if self.state().captures.contains_key(&stream) {
+            return Err(device_error(call, "the stream is being captured".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn device_error(call: &str, message: String) -> Error {
+    Error::Device { call: call.to_owned(), message }
+}
+
+impl Device for VirtualDevice {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
+    }
+
+    fn memory_info(&self) -> Result<(u64, u64)> {
+        Ok(self.gpu.mem_info())
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<u64> {
+        self.gpu.alloc(bytes.max(1)).map_err(|error| match error {
+            virtual_gpu::Error::OutOfMemory => {
+                let (free, total) = self.gpu.mem_info();
+                Error::OutOfMemory { wanted: bytes, free, total }
+            }
+            other => device_error("allocate", other.to_string()),
+        })
+    }
+
+    unsafe fn free(&self, pointer: u64) {
+        // An address that is not the start of an allocation is left alone, as the driver does.
+        let _ = self.gpu.free(pointer);
+    }
+
+    unsafe fn set(&self, pointer: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
+        self.submit(Work::Set { pointer, value, bytes }, stream)
+    }
+
+    unsafe fn copy_to_device(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
+        self.not_captured("copy to the device", stream)?;
+        self.outcome("copy to the device", self.gpu.write(to, from))
+    }
+
+    unsafe fn copy_to_host(&self, to: &mut [u8], from: u64, stream: RawStream) -> Result<()> {
+        self.not_captured("copy to the host", stream)?;
+        self.outcome("copy to the host", self.gpu.read(from, to))
+    }
+
+    unsafe fn copy_on_device(&self, to: u64, from: u64, bytes: u64, stream: RawStream) -> Result<()> {
+        self.submit(Work::Copy { to, from, bytes }, stream)
+    }
+
+    fn create_stream(&self) -> Result<RawStream> {
+        Ok(RawStream(self.new_handle()))
+    }
+
+    fn destroy_stream(&self, stream: RawStream) {
+        self.state().captures.remove(&stream);
+    }
+
+    fn synchronize(&self, stream: RawStream) -> Result<()> {
+        self.not_captured("synchronize", stream)?;
+        self.outcome("synchronize", self.gpu.synchronize())
+    }
+
+    fn create_event(&self) -> Result<RawEvent> {
+        Ok(RawEvent(self.new_handle()))
+    }
+
+    fn destroy_event(&self, _event: RawEvent) {}
+
+    fn record_event(&self, _event: RawEvent, _stream: RawStream) -> Result<()> {
+        // Work is done when it is put into a stream, so everything before the event has happened.
+        Ok(())
+    }
+
+    fn wait_event(&self, _event: RawEvent, _stream: RawStream) -> Result<()> {
+        Ok(())
+    }
+
+    fn elapsed_us(&self, _start: RawEvent, _end: RawEvent) -> Result<f64> {
+        Err(device_error("elapsed", "the virtual GPU has no notion of time".to_owned()))
+    }
+
+    fn load_module(&self, name: &str, image: ModuleImage<'_>) -> Result<RawModule> {
+        let module = self
+            .gpu
+            .load_module(image.ptx)
+            .map_err(|error| device_error(&format!("load of module {name}"), error.to_string()))?;
+        let mut state = self.state();
+        state.modules.push(module);
+        Ok(RawModule(state.modules.len() as u64 - 1))
+    }
+
+    fn function(&self, module: RawModule, name: &str) -> Result<RawFunction> {
+        let mut state = self.state();
+        let found = state.modules.get(module.0 as usize).and_then(|module| module.function(name));
+        let function =
+            found.ok_or_else(|| device_error("function", format!("no kernel {name} in the module")))?;
+        state.functions.push(function);
+        Ok(RawFunction(state.functions.len() as u64 - 1))
+    }
+
+    fn function_attributes(&self, function: RawFunction) -> Result<FunctionAttributes> {
+        let attributes = self.gpu.attributes(&self.function_of(function)?);
+        Ok(FunctionAttributes {
+            registers: None,
+            static_shared_bytes: attributes.static_shared_bytes,
+            local_bytes: attributes.local_bytes,
+            max_threads: attributes.max_threads,
+        })
+    }
+
+    fn set_max_dynamic_shared(&self, function: RawFunction, bytes: u32) -> Result<()> {
+        let function = self.function_of(function)?;
+        let most = self.properties.max_shared_bytes - self.gpu.attributes(&function).static_shared_bytes;
+        if bytes > most {
+            let message = format!("{bytes} bytes for {}, at most {most}", function.name());
+            return Err(device_error("dynamic shared memory", message));
+        }
+        function.set_max_dynamic_shared(bytes);
+        Ok(())
+    }
+
+    fn encode_tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap> {
+        let refuse = |message: String| device_error("encode tensor map", message);
+        let data_type = match spec.dtype {
+            DType::F32 => DataType::F32,
+            DType::BF16 => DataType::Bf16,
+            DType::F16 => DataType::F16,
+            DType::I32 => DataType::I32,
+        };
+        let swizzle = match spec.swizzle_bytes {
+            0 => Swizzle::None,
+            32 => Swizzle::B32,
+            64 => Swizzle::B64,
+            128 => Swizzle::B128,
+            other => return Err(refuse(format!("a swizzle of {other} bytes, expected 0, 32, 64 or 128"))),
+        };
+        let map = VirtualTensorMap {
+            data_type,
+            address: spec.pointer,
+            dims: spec.dims.clone(),
+            strides: spec.strides.clone(),
+            box_dims: spec.tile.clone(),
+            element_strides: vec![1; spec.dims.len()],
+            swizzle,
+            fill: Fill::Zero,
+        };
+        map.encode().map(TensorMap).map_err(|error| refuse(error.to_string()))
+    }
+
+    unsafe fn launch(
+        &self,
+        function: RawFunction,
+        config: &LaunchConfig,
+        args: &[&[u8]],
+        stream: RawStream,
+    ) -> Result<()> {
+        let args = args.iter().map(|arg| arg.to_vec()).collect();
+        self.submit(Work::Launch { function, config: *config, args }, stream)
+    }
+
+    fn begin_capture(&self, stream: RawStream) -> Result<()> {
+        if stream == RawStream(0) {
+            return Err(device_error("begin capture", "the default stream cannot be captured".to_owned()));
+        }
+        self.not_captured("begin capture", stream)?;
+        self.state().captures.insert(stream, Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: RawStream) -> Result<RawGraph> {
+        let graph = RawGraph(self.new_handle());
+        let mut state = self.state();
+        let recorded = state.captures.remove(&stream);
+        let work = recorded
+            .ok_or_else(|| device_error("end capture", "the stream is not being captured".to_owned()))?;
+        state.graphs.insert(graph, work);
+        Ok(graph)
+    }
+
+    unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()> {
+        let work = self.state().graphs.get(&graph).cloned();
+        let work =
+            work.ok_or_else(|| device_error("launch graph", format!("no graph {graph:?} on this device")))?;
+        work.into_iter().try_for_each(|one| self.submit(one, stream))
+    }
+
+    fn destroy_graph(&self, graph: RawGraph) {
+        self.state().graphs.remove(&graph);
+    }
+}
