@@ -27,10 +27,18 @@ impl Executor {
         }
         static REASONS: OnceLock<Vec<(&'static str, Option<String>)>> = OnceLock::new();
         let reasons = REASONS.get_or_init(|| {
-            executors().iter().map(|e| (e.name, (e.open)().err().map(|error| error.to_string()))).collect()
+            executors()
+                .iter()
+                .map(|e| (e.name, (e.open)().err().map(|error| short(&error.to_string()))))
+                .collect()
         });
         reasons.iter().find(|(name, _)| *name == self.name).and_then(|(_, reason)| reason.clone())
     }
+}
+
+/// The reason without its advice: it stands beside every ignored trial.
+fn short(reason: &str) -> String {
+    reason.split([':', ';', '(']).next().unwrap_or(reason).trim().to_owned()
 }
 
 /// Every executor there is, at hand or not.
