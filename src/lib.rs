@@ -14,6 +14,7 @@ pub mod config;
 pub mod cpu;
 pub mod device;
 pub mod error;
+pub mod generate;
 pub mod kernels;
 pub mod model;
 pub mod operations;

@@ -4,11 +4,12 @@
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
 mod common;
+mod generate;
 mod model;
 mod reference;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [model::trials(), reference::trials()].into_iter().flatten().collect();
+    let trials = [generate::trials(), model::trials(), reference::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -76,9 +76,19 @@ pub fn download_i32(ops: &dyn Operations, buffer: &Buffer) -> Vec<i32> {
     values
 }
 
+/// A file or folder of the repository.
+pub fn repository(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A golden folder by its name.
+pub fn golden_dir(name: &str) -> std::path::PathBuf {
+    repository("tests/golden").join(name)
+}
+
 /// The golden folders of the repository, by name.
 pub fn golden_dirs() -> Vec<(String, std::path::PathBuf)> {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let root = repository("tests/golden");
     let entries = std::fs::read_dir(&root).expect("tests/golden is part of the repository");
     let mut dirs: Vec<_> = entries
         .map(|entry| entry.expect("a readable folder"))
