@@ -30,15 +30,10 @@ impl Default for Sampling {
 ///
 /// # Panics
 /// If no id is allowed.
-pub fn sample(
-    logits: &[f32],
-    sampling: &Sampling,
-    allowed: &[bool],
-    sequence: u32,
-    position: u64,
-) -> i32 {
+pub fn sample(logits: &[f32], sampling: &Sampling, allowed: &[bool], sequence: u32, position: u64) -> i32 {
+    let ids = logits.iter().zip(allowed).enumerate();
     let mut candidates: Vec<(f32, u32)> =
-        logits.iter().enumerate().filter(|&(id, _)| may(id)).map(|(id, &logit)| (logit, id as u32)).collect();
+        ids.filter(|(_, (_, allowed))| **allowed).map(|(id, (&logit, _))| (logit, id as u32)).collect();
     if candidates.iter().any(|(logit, _)| logit.is_nan()) {
         return NAN;
     }
