@@ -47,7 +47,7 @@ fn main() -> Result<()> {
         eps: 1e-5,
     };
     // SAFETY: every view is device memory of its shape, alive until the stream is waited for below.
-    unsafe { layer_norm::layer_norm(&kernels, &params, stream)? };
+    unsafe { layer_norm(&kernels, &params, stream)? };
 
     let mut result = vec![0f32; NUM_TOKENS * HIDDEN_SIZE];
     // SAFETY: `out` has as many bytes; the copy waits for the kernel.
