@@ -202,6 +202,13 @@ impl Default for Launch<'_> {
     }
 }
 
+/// Registers of a thread as far as PTX says.
+fn registers(p: &Program, d: &Description) -> u32 {
+    let max_threads = p.max_threads.map_or(d.threads_per_cta, |t| t.iter().product::<u32>());
+    let by_threads = d.registers_per_sm / max_threads.max(1) / p.min_ctas.max(1);
+    p.max_registers.unwrap_or((by_threads / 8 * 8).min(255))
+}
+
 /// Queued work beyond this is done at once.
 const MAX_PENDING: usize = 4096;
 
@@ -436,8 +443,7 @@ impl Gpu {
         let d = &self.description;
         let settings = lock(&function.settings);
         let max_threads = p.max_threads.map_or(d.threads_per_cta, |t| t.iter().product::<u32>());
-        let by_threads = d.registers_per_sm / max_threads.max(1) / p.min_ctas.max(1);
-        let registers = p.max_registers.unwrap_or((by_threads / 8 * 8).min(255));
+        let registers = registers(p, d);
         Attributes {
             static_shared_bytes: p.static_shared,
             max_dynamic_shared_bytes: settings
@@ -802,6 +808,8 @@ impl Gpu {
             started: 0,
             stream: stream.0 as usize,
             counters: Raw::new(p),
+            waits_for_others: false,
+            registers: registers(p, d),
         };
         if launch.cooperative && grid.ctas() > Engine::capacity(&grid, d) {
             return Err(Error::CooperativeTooLarge(format!("{}: {} CTAs", p.name, grid.ctas())));

@@ -9,6 +9,7 @@ mod decode;
 mod description;
 mod exec;
 pub mod findings;
+mod global_races;
 mod gpu;
 mod memory;
 pub mod numeric;

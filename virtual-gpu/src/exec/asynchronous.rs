@@ -26,11 +26,14 @@ pub struct CopyGroup {
     /// Lanes that committed this group.
     pub mask: u32,
     pub copies: Vec<Copy>,
+    pub number: u32,
 }
 
 /// The groups of a warp, oldest first, and what is not committed yet.
 #[derive(Default)]
 pub struct CopyGroups {
+    /// Groups committed so far.
+    pub issued: u32,
     pub committed: Vec<CopyGroup>,
     pub open: Vec<Copy>,
 }
@@ -38,7 +41,7 @@ pub struct CopyGroups {
 impl CopyGroups {
     /// Closes the open copies of the lanes of `mask` into a group.
     pub fn commit(&mut self, mask: u32) {
-        let mut group = CopyGroup { mask, copies: Vec::new() };
+        let mut group = CopyGroup { mask, ..CopyGroup::default() };
         let mut left = Vec::new();
         for mut copy in self.open.drain(..) {
             if copy.mask & !mask == 0 {
@@ -54,6 +57,8 @@ impl CopyGroups {
             }
         }
         self.open = left;
+        self.issued += 1;
+        group.number = self.issued;
         self.committed.push(group);
     }
 
@@ -183,11 +188,14 @@ fn move_copy(ctx: &mut Context<'_>, copy: &mut Copy, mask: u32) {
 /// Completes all groups of the lanes of `active` but each lane's last `pending`.
 pub fn wait_group(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, all: bool, active: u32) -> Flow {
     let mut groups = std::mem::take(&mut warp.copies);
+    let mut newest = 0;
     if all {
         for copy in &mut groups.open {
-            finish(ctx, warp, copy, active);
+            finish(ctx, copy, active);
         }
         groups.open.retain(|c| c.mask != 0);
+        newest = groups.issued + 1;
+        groups.issued += 1;
     }
     // How many later groups each lane has.
     let mut later = [0u32; 32];
@@ -200,8 +208,9 @@ pub fn wait_group(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, all: boo
             later[lane] += 1;
         }
         if done != 0 {
+            newest = newest.max(group.number);
             for copy in &mut group.copies {
-                finish(ctx, warp, copy, done);
+                finish(ctx, copy, done);
             }
             group.copies.retain(|c| c.mask != 0);
         }
@@ -210,11 +219,22 @@ pub fn wait_group(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, all: boo
     let keep = groups.committed.iter().position(|g| !g.copies.is_empty()).unwrap_or(groups.committed.len());
     groups.committed.drain(..keep.min(groups.committed.len()));
     warp.copies = groups;
+    if newest > 0 {
+        races::copy_done(ctx, warp, newest);
+    }
     Flow::Next
 }
 
-fn finish(ctx: &mut Context<'_>, warp: &mut Warp, copy: &mut Copy, mask: u32) {
+fn finish(ctx: &mut Context<'_>, copy: &mut Copy, mask: u32) {
     move_copy(ctx, copy, mask);
-    races::copy_done(ctx, warp, &copy.dst, mask & copy.mask, copy.bytes);
     copy.mask &= !mask;
+}
+
+/// At a warp's end: bulk stores whose source may still be read.
+pub fn check_at_exit(ctx: &mut Context<'_>, warp: &Warp) {
+    if warp.bulk.unfinished() {
+        let at = super::At { pc: warp.last_pc, warp: warp.index, lane: None, address: None };
+        let message = "the warp exits before its bulk copies have read their source".to_string();
+        ctx.report(crate::findings::Kind::Unfinished, false, at, message, None);
+    }
 }

@@ -26,7 +26,7 @@ pub struct NamedBarrier {
     /// Result of the phase that ended.
     pub result: (u32, u32),
     /// What the arriving warps know, for races.
-    pub clock: crate::races::Clock,
+    pub clock: crate::races::Sync,
 }
 
 /// A CTA on a multiprocessor.
@@ -86,7 +86,7 @@ impl Cta {
         self.barriers.resize(16, NamedBarrier::default());
         self.warps.truncate(num_warps as usize);
         self.warps.resize_with(num_warps as usize, Warp::default);
-        self.races.start(num_warps, size, check);
+        self.races.start(num_warps, size, self.rank, grid.cluster_size(), check);
         self.hopper = Default::default();
         for index in 0..num_warps {
             let mut warp = std::mem::take(&mut self.warps[index as usize]);
@@ -115,6 +115,7 @@ impl Cta {
             live: mask,
             existing: mask,
             local: Local::default(),
+            max_registers: grid.registers,
             ..Warp::default()
         };
         warp.local.grow(program.frame_bytes as usize);

@@ -15,6 +15,8 @@ use crate::races::GridClocks;
 const QUANTUM: u32 = 512;
 /// Turns of a CTA without its end after which others are started beside it.
 const PATIENT_TURNS: u32 = 64;
+/// Warp instructions without progress after which copies in flight are done, since somebody polls for them.
+const POLLING: u64 = 20_000;
 
 /// State of a device's execution.
 pub struct Engine {
@@ -22,6 +24,9 @@ pub struct Engine {
     pub grids: Vec<Grid>,
     pub random: Random,
     pub clock: u64,
+    /// Copies in flight.
+    pub jobs: Vec<super::bulk::Job>,
+    pub next_job: u64,
 }
 
 /// Why a run ended.
@@ -35,7 +40,14 @@ pub enum Ended {
 
 impl Engine {
     pub fn new(seed: u64) -> Self {
-        Self { ctas: Vec::new(), grids: Vec::new(), random: Random(seed), clock: 0 }
+        Self {
+            ctas: Vec::new(),
+            grids: Vec::new(),
+            random: Random(seed),
+            clock: 0,
+            jobs: Vec::new(),
+            next_job: 0,
+        }
     }
 
     /// How many CTAs of a grid fit the device at once.
@@ -113,6 +125,10 @@ impl Engine {
             let mut resident: Vec<usize> = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
             // Keep the window full, as occupancy allows.
             for number in 0..self.grids.len() {
+                self.grids[number].waits_for_others = (0..number).any(|n| !self.grids[n].complete());
+                if number > 0 && !self.may_overlap(number - 1) {
+                    break;
+                }
                 while resident.len() < window {
                     let here = self.ctas.iter().filter(|c| c.resident && c.grid == number).count() as u64;
                     let size = u64::from(self.grids[number].cluster_size());
@@ -125,6 +141,9 @@ impl Engine {
                 }
             }
             if resident.is_empty() {
+                while !self.jobs.is_empty() {
+                    self.perform_job(memory, options, &mut progress);
+                }
                 return Ended::Complete;
             }
             let index = match options.order {
@@ -133,6 +152,11 @@ impl Engine {
                 Order::Random(_) => self.random.below(resident.len()),
             };
             turn += 1;
+            if !self.jobs.is_empty()
+                && (matches!(options.order, Order::Random(_)) && self.random.below(3) == 0 || idle > POLLING)
+            {
+                self.perform_job(memory, options, &mut progress);
+            }
             let cta = resident[index];
             let before = progress;
             match self.run_cta(cta, memory, findings, options, &mut progress, &mut clocks) {
@@ -153,9 +177,14 @@ impl Engine {
                     if resident.len() >= window {
                         window = resident.len() + 1;
                     }
-                    if progress == before && self.all_stuck(&resident) && !self.can_start(&capacity) {
-                        self.report_deadlock(findings);
-                        return Ended::Fault;
+                    if progress == before && self.all_stuck(&resident) {
+                        // The last legal moment for copies in flight.
+                        if !self.jobs.is_empty() {
+                            self.perform_job(memory, options, &mut progress);
+                        } else if !self.can_start(&capacity) {
+                            self.report_deadlock(findings);
+                            return Ended::Fault;
+                        }
                     }
                 }
             }
@@ -169,6 +198,31 @@ impl Engine {
                 (last_progress, idle) = (progress, 0);
             }
         }
+    }
+
+    /// Whether the grid after this one may begin: every CTA has exited or launched its dependents.
+    fn may_overlap(&self, number: usize) -> bool {
+        let grid = &self.grids[number];
+        if grid.complete() {
+            return true;
+        }
+        grid.started == grid.ctas()
+            && self.ctas.iter().filter(|c| c.resident && c.grid == number && !c.exited).all(|c| {
+                let all = u32::MAX >> (32 - c.warps.len().clamp(1, 32));
+                let gone = c.warps.iter().filter(|w| w.finished()).fold(0u64, |m, w| m | 1 << w.index);
+                (c.hopper.launched_dependents | gone) as u32 & all == all
+            })
+    }
+
+    /// Does one copy in flight: the oldest, or any in random order.
+    fn perform_job(&mut self, memory: &mut GlobalMemory, options: &Options, progress: &mut u64) {
+        let at = match options.order {
+            Order::Random(_) => self.random.below(self.jobs.len()),
+            _ => 0,
+        };
+        let mut job = self.jobs.remove(at);
+        super::bulk::perform(memory, &mut self.ctas, &mut job);
+        *progress += 1;
     }
 
     fn can_start(&self, capacity: &[u64]) -> bool {
@@ -191,9 +245,15 @@ impl Engine {
         match wait {
             None => true,
             Some(Wait::Barrier { id, phase }) => cta.barriers[id as usize].phase != phase,
-            // Woken by a merge or an exit.
-            Some(Wait::Members { .. }) => false,
-            Some(_) => false,
+            // Woken by a merge, an exit, or the last warp of the warpgroup.
+            Some(Wait::Members { .. } | Wait::Warpgroup { .. }) => false,
+            Some(Wait::Cluster { phase }) => self.ctas[cta.peers[0]].hopper.cluster.phase != phase,
+            Some(Wait::Mbarrier { cta, address, parity, state }) => {
+                let barrier = self.ctas[cta].hopper.mbarriers.get(&address);
+                barrier.is_none_or(|b| super::mbarrier::is_over(b, parity, state))
+            }
+            Some(Wait::GridDependency) => !self.grids[cta.grid].waits_for_others,
+            Some(Wait::Registers { count }) => cta.hopper.free_registers >= i64::from(count),
         }
     }
 
@@ -279,11 +339,21 @@ impl Engine {
                 progress,
                 clock: self.clock,
                 clocks,
+                jobs: &mut self.jobs,
+                next_job: &mut self.next_job,
             };
             let outcome = step::run(&mut ctx, &mut warp, &mut budget);
             if outcome == Outcome::Finished {
                 ctx.own().live_warps -= 1;
+                let freed = i64::from(warp.max_registers) * 32;
+                ctx.own().hopper.free_registers += freed;
                 super::barrier::warp_exited(&mut ctx);
+                let leader = ctx.own().peers[0];
+                super::hopper::cluster_complete(ctx.ctas, leader);
+                super::asynchronous::check_at_exit(&mut ctx, &warp);
+                if ctx.own().live_warps == 0 {
+                    super::mbarrier::check_at_exit(&mut ctx, &warp);
+                }
             }
             self.ctas[number].warps[index] = warp;
             if outcome == Outcome::Fault {
@@ -318,7 +388,7 @@ impl Engine {
                             cta.id,
                             warp.index,
                             split.mask,
-                            describe_wait(split.wait),
+                            describe_wait(cta, split.wait),
                             place.opcode
                         ));
                     }
@@ -378,17 +448,16 @@ enum CtaOutcome {
     Fault,
 }
 
-fn describe_wait(wait: Option<Wait>) -> String {
+fn describe_wait(cta: &Cta, wait: Option<Wait>) -> String {
     match wait {
         None => "runs".into(),
         Some(Wait::Members { members }) => format!("waits for the lanes {members:#010x} of its warp"),
         Some(Wait::Barrier { id, .. }) => format!("waits at barrier {id}"),
         Some(Wait::Cluster { .. }) => "waits at the cluster barrier".into(),
-        Some(Wait::Mbarrier { address, parity, .. }) => {
-            format!("waits for phase parity {parity} of the mbarrier at {address:#x}")
+        Some(Wait::Mbarrier { address, state, .. }) => {
+            let about = super::mbarrier::describe(cta.hopper.mbarriers.get(&address));
+            format!("waits for phase {state} of the mbarrier at {address:#x} ({about})")
         }
-        Some(Wait::Bulk { pending, .. }) => format!("waits for all but {pending} bulk groups"),
-        Some(Wait::Wgmma { pending }) => format!("waits for all but {pending} wgmma groups"),
         Some(Wait::Warpgroup { .. }) => "waits for its warpgroup".into(),
         Some(Wait::GridDependency) => "waits for the grids before it".into(),
         Some(Wait::Registers { count }) => format!("waits for {count} registers"),

@@ -4,14 +4,17 @@ pub mod alu;
 pub mod asynchronous;
 pub mod atomics;
 pub mod barrier;
+pub mod bulk;
 pub mod cta;
 pub mod engine;
 pub mod hopper;
 pub mod matrix;
+pub mod mbarrier;
 pub mod memory;
 pub mod step;
 pub mod warp;
 pub mod warp_ops;
+pub mod wgmma;
 
 use crate::decode::program::{Place, Program};
 use crate::findings::{Finding, Findings, Kind, Party};
@@ -51,6 +54,10 @@ pub struct Grid {
     pub started: u64,
     pub stream: usize,
     pub counters: crate::counters::Raw,
+    /// Grids before this one, which may still run, are not complete.
+    pub waits_for_others: bool,
+    /// Registers of a thread at the start, as far as PTX says.
+    pub registers: u32,
 }
 
 impl Grid {
@@ -60,6 +67,11 @@ impl Grid {
 
     pub fn ctas(&self) -> u64 {
         self.grid.iter().map(|&x| u64::from(x)).product()
+    }
+
+    /// Whether all CTAs have exited.
+    pub fn complete(&self) -> bool {
+        self.finished == self.ctas()
     }
 
     pub fn cluster_size(&self) -> u32 {
@@ -107,6 +119,9 @@ pub struct Context<'e> {
     pub progress: &'e mut u64,
     pub clock: u64,
     pub clocks: &'e mut crate::races::GridClocks,
+    /// Copies in flight.
+    pub jobs: &'e mut Vec<bulk::Job>,
+    pub next_job: &'e mut u64,
 }
 
 impl Context<'_> {

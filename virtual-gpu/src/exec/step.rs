@@ -114,6 +114,9 @@ fn body(ctx: &mut Context<'_>, warp: &mut Warp, budget: &mut u32) -> Outcome {
                 active &= bits;
             }
             ctx.grid.counters.count(pc, active);
+            if warp.wgmma.watching() && active != 0 {
+                super::wgmma::watch(ctx, warp, pc, &inst.op);
+            }
             let r = &mut warp.registers;
             let flow = match &inst.op {
                 Op::Alu { op, d, a, b, c, imm } => {
@@ -398,6 +401,7 @@ fn lane_op(r: &mut Registers, op: &LaneOp, active: u32) -> Flow {
 /// Ends the lanes of `active`.
 fn exit(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize, pc: u32, mask: u32, active: u32) -> Flow {
     warp.live &= !active;
+    warp.last_pc = pc;
     *ctx.progress += 1;
     if active == mask {
         warp.splits.swap_remove(chosen);

@@ -8,42 +8,19 @@ use crate::registers::Registers;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// For other lanes of the warp to come to the same instruction.
-    Members {
-        members: u32,
-    },
+    Members { members: u32 },
     /// For a named barrier's current phase to end.
-    Barrier {
-        id: u32,
-        phase: u64,
-    },
+    Barrier { id: u32, phase: u64 },
     /// For the cluster barrier's phase.
-    Cluster {
-        phase: u64,
-    },
+    Cluster { phase: u64 },
     /// For an mbarrier in the CTA's shared memory: number of the phase that must be over.
-    Mbarrier {
-        cta: usize,
-        address: u32,
-        parity: u32,
-    },
-    /// For bulk groups, wgmma groups or other asynchronous work of this warp.
-    Bulk {
-        pending: u32,
-        read: bool,
-    },
-    Wgmma {
-        pending: u32,
-    },
+    Mbarrier { cta: usize, address: u32, parity: bool, state: u64 },
     /// For the whole warpgroup to come to the same instruction.
-    Warpgroup {
-        pc: u32,
-    },
+    Warpgroup { pc: u32 },
     /// For the grids before this one.
     GridDependency,
     /// For registers freed by another warpgroup.
-    Registers {
-        count: u32,
-    },
+    Registers { count: u32 },
 }
 
 /// A function call's return information.
@@ -115,8 +92,12 @@ pub struct Warp {
     pub existing: u32,
     pub local: Local,
     pub copies: CopyGroups,
-    pub bulk: super::hopper::BulkGroups,
-    pub wgmma: super::hopper::WgmmaState,
+    pub bulk: super::bulk::BulkGroups,
+    pub wgmma: super::wgmma::WgmmaState,
+    /// Phase of the cluster barrier that the warp arrived in last.
+    pub cluster_phase: Option<u64>,
+    /// The last instruction, for reports at the end.
+    pub last_pc: u32,
     /// Which split ran last, for rotation.
     pub last: usize,
     /// Round number of warp-level synchronisation, for races between lanes.

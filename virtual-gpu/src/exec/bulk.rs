@@ -1,0 +1,530 @@
+//! Bulk and tensor copies: checked when issued, done at once, at the last moment or in between, as the order says.
+
+use super::atomics::{apply, register_value};
+use super::cta::Cta;
+use super::hopper::shared_place;
+use super::memory::{Action, addresses, check_address_poison};
+use super::warp::Warp;
+use super::{At, Context, Flow, lanes, mbarrier};
+use crate::decode::program::{Address, Reg, Rmw};
+use crate::findings::Kind;
+use crate::memory::{GlobalMemory, SHARED_BASE};
+use crate::options::{Checks, Order};
+use crate::races;
+use crate::registers::Slot;
+use crate::tensor::tma::TensorMap;
+
+pub enum Side {
+    Global(Address),
+    Shared(Address),
+    Tensor { map: Address, coordinates: Vec<Slot> },
+}
+
+pub enum Completion {
+    Mbarrier(Address),
+    Group,
+}
+
+/// An operation applied at the destination, and its element's bytes.
+#[derive(Clone, Copy)]
+pub struct Reduction {
+    pub op: Rmw,
+    pub bytes: u32,
+}
+
+/// A decoded bulk or tensor copy.
+pub struct Copy {
+    pub dst: Side,
+    pub src: Side,
+    pub size: Slot,
+    pub completion: Completion,
+    pub multicast: Option<Slot>,
+    pub reduction: Option<Reduction>,
+}
+
+/// A run of bytes: global address (none: out of a tensor's bounds), shared offset, length.
+pub type Run = (Option<u64>, u32, u32);
+
+/// A copy in flight.
+pub struct Job {
+    pub id: u64,
+    pub cta: usize,
+    pub pc: u32,
+    pub warp: u32,
+    pub lane: u32,
+    pub kind: JobKind,
+    /// Stores: the source's bytes, once read.
+    pub data: Option<Vec<u8>>,
+    pub clock: races::JobClock,
+}
+
+pub enum JobKind {
+    /// Global to the shared memory of some CTAs, at the same offset in each, each with its mbarrier.
+    Load { runs: Vec<Run>, fill: [u8; 8], element: u32, targets: Vec<usize>, barrier: u32, bytes: u32 },
+    /// Shared memory of the issuing CTA to global memory.
+    Store { runs: Vec<Run>, reduction: Option<Reduction> },
+    /// Shared memory of the issuing CTA to another's.
+    Remote { from: u32, to: (usize, u32), bytes: u32, barrier: (usize, u32), reduction: Option<Reduction> },
+    /// `st.async` and `red.async`.
+    Values {
+        to: (usize, u32),
+        values: Vec<u64>,
+        element: u32,
+        barrier: (usize, u32),
+        reduction: Option<Reduction>,
+    },
+}
+
+/// Bulk groups of a warp's threads.
+#[derive(Default)]
+pub struct BulkGroups {
+    open: Vec<(u32, u64)>,
+    groups: Vec<(u32, Vec<(u32, u64)>)>,
+}
+
+impl BulkGroups {
+    pub fn commit(&mut self, mask: u32) {
+        let (mine, rest): (Vec<_>, Vec<_>) = self.open.drain(..).partition(|(lane, _)| mask >> lane & 1 != 0);
+        self.open = rest;
+        self.groups.push((mask, mine));
+    }
+
+    /// Whether a copy has been neither waited for nor even committed.
+    pub fn unfinished(&self) -> bool {
+        !self.open.is_empty() || self.groups.iter().any(|(_, jobs)| !jobs.is_empty())
+    }
+}
+
+/// One lane's resolved side of a copy.
+fn tensor_map(ctx: &mut Context<'_>, at: At, address: u64) -> Option<TensorMap> {
+    let mut bytes = [0u8; 128];
+    if address & !crate::memory::OFFSET_MASK == crate::memory::PARAM_WINDOW {
+        let offset = (address & crate::memory::OFFSET_MASK) as usize;
+        if let Some(from) = ctx.grid.parameters.get(offset..offset + 128) {
+            bytes.copy_from_slice(from);
+        }
+    } else if let Ok((a, offset)) = ctx.memory.range(address, 128) {
+        bytes.copy_from_slice(&a.bytes.data[offset..offset + 128]);
+    } else {
+        let message =
+            format!("the tensor map at {} lies outside its allocation", ctx.memory.describe(address));
+        ctx.report(Kind::OutOfBounds, true, at, message, None);
+        return None;
+    }
+    let map = TensorMap::decode(&bytes);
+    if map.is_none() || !address.is_multiple_of(64) {
+        let message = format!("no tensor map at {address:#x} (64-byte aligned and encoded by this device)");
+        ctx.report(Kind::InvalidAccess, true, at, message, None);
+        return None;
+    }
+    map
+}
+
+pub fn issue(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    _chosen: usize,
+    pc: u32,
+    copy: &Copy,
+    active: u32,
+) -> Flow {
+    let side_addresses = |ctx: &mut Context<'_>, warp: &Warp, side: &Side| match side {
+        Side::Global(a) | Side::Shared(a) | Side::Tensor { map: a, .. } => {
+            if ctx.checks == Checks::All {
+                check_address_poison(ctx, warp, pc, a, active);
+            }
+            addresses(warp, a, 0)
+        }
+    };
+    let dst = side_addresses(ctx, warp, &copy.dst);
+    let src = side_addresses(ctx, warp, &copy.src);
+    let signals = match &copy.completion {
+        Completion::Mbarrier(a) => Some((addresses(warp, a, 0), a.space)),
+        Completion::Group => None,
+    };
+    let sizes = *warp.registers.r32(copy.size);
+    let masks = copy.multicast.map(|s| *warp.registers.r32(s));
+    let mut used = vec![copy.size];
+    used.extend(copy.multicast);
+    for side in [&copy.dst, &copy.src] {
+        if let Side::Tensor { coordinates, .. } = side {
+            used.extend(coordinates);
+        }
+    }
+    let poison = used.iter().fold(0, |p, &s| p | warp.registers.poison(s)) & active;
+    if poison != 0 {
+        super::step::undefined(ctx, warp.index, pc, poison, "a size, mask or coordinate of the copy");
+    }
+    for lane in lanes(active) {
+        let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: None };
+        let bad = |ctx: &mut Context<'_>, kind: Kind, message: String| {
+            ctx.report(kind, true, at, message, None);
+            Flow::Stop
+        };
+        // The runs of bytes, and where the shared side is.
+        let (tensor, coordinates, shared_side, load) = match (&copy.dst, &copy.src) {
+            (Side::Shared(a), Side::Tensor { coordinates, .. }) => {
+                (Some(src[lane]), coordinates.as_slice(), Some((&dst, a)), true)
+            }
+            (Side::Tensor { coordinates, .. }, Side::Shared(a)) => {
+                (Some(dst[lane]), coordinates.as_slice(), Some((&src, a)), false)
+            }
+            (Side::Shared(a), Side::Global(_)) => (None, &[][..], Some((&dst, a)), true),
+            (Side::Global(_), Side::Shared(a)) => (None, &[][..], Some((&src, a)), false),
+            (Side::Shared(_), Side::Shared(_)) => (None, &[][..], None, false),
+            _ => return bad(ctx, Kind::Unsupported, "a copy between these spaces".into()),
+        };
+        let size = sizes[lane];
+        if tensor.is_none() && (size == 0 && copy.reduction.is_some() || !size.is_multiple_of(16)) {
+            return bad(ctx, Kind::Misaligned, format!("a bulk copy of {size} bytes, no multiple of 16"));
+        }
+        let Some((shared_addresses, address)) = shared_side else {
+            let (Side::Shared(to), Side::Shared(from)) = (&copy.dst, &copy.src) else { return Flow::Stop };
+            let Some(to) = shared_place(ctx, warp, pc, &dst, lane, to.space, 16, Action::Write) else {
+                return Flow::Stop;
+            };
+            let Some(from) = shared_place(ctx, warp, pc, &src, lane, from.space, 16, Action::Read) else {
+                return Flow::Stop;
+            };
+            let Some((barriers, space)) = &signals else { return Flow::Stop };
+            let Some(barrier) = shared_place(ctx, warp, pc, barriers, lane, *space, 8, Action::Atomic) else {
+                return Flow::Stop;
+            };
+            let fits = |ctx: &Context<'_>, (cta, offset): (usize, u32)| {
+                (offset + size) as usize <= ctx.ctas[cta].shared.len()
+            };
+            if !fits(ctx, to) || !fits(ctx, from) {
+                return bad(ctx, Kind::OutOfBounds, format!("a copy of {size} bytes leaves shared memory"));
+            }
+            if mbarrier::object(ctx, at, barrier.0, barrier.1).is_none() {
+                return Flow::Stop;
+            }
+            let kind = JobKind::Remote { from: from.1, to, bytes: size, barrier, reduction: copy.reduction };
+            start(ctx, warp, pc, lane, kind, false);
+            continue;
+        };
+        let Some((cta, offset)) = shared_place(
+            ctx,
+            warp,
+            pc,
+            shared_addresses,
+            lane,
+            address.space,
+            16,
+            if load { Action::Write } else { Action::Read },
+        ) else {
+            return Flow::Stop;
+        };
+        if !load && cta != ctx.cta {
+            return bad(ctx, Kind::Cluster, "a copy from the shared memory of another CTA".into());
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        let (mut fill, mut element) = ([0u8; 8], 1u32);
+        let (total, span);
+        if let Some(map_address) = tensor {
+            let Some(map) = tensor_map(ctx, at, map_address) else { return Flow::Stop };
+            if map.rank() != coordinates.len() {
+                let message =
+                    format!("{} coordinates for a tensor map of rank {}", coordinates.len(), map.rank());
+                return bad(ctx, Kind::InvalidAccess, message);
+            }
+            if !offset.is_multiple_of(128) {
+                return bad(
+                    ctx,
+                    Kind::Misaligned,
+                    format!("the box at shared address {offset:#x} is not aligned to 128 bytes"),
+                );
+            }
+            let at: Vec<i32> = coordinates.iter().map(|&c| warp.registers.r32(c)[lane] as i32).collect();
+            map.segments(&at, offset, |s| runs.push((s.global, s.shared, s.length)));
+            (fill, element) = (map.fill_bytes(), map.data_type.bytes() as u32);
+            total = map.box_bytes() as u32;
+            span = runs.iter().map(|r| r.1 + r.2).max().unwrap_or(offset) - offset;
+        } else {
+            let global = if load { src[lane] } else { dst[lane] };
+            if !global.is_multiple_of(16) {
+                return bad(
+                    ctx,
+                    Kind::Misaligned,
+                    format!("a bulk copy at {}, not aligned to 16 bytes", ctx.memory.describe(global)),
+                );
+            }
+            runs.push((Some(global), offset, size));
+            (total, span) = (size, size);
+        }
+        if u64::from(offset) + u64::from(span) > ctx.ctas[cta].shared.len() as u64 || offset < SHARED_BASE {
+            let message =
+                format!("a copy of {span} bytes at shared address {offset:#x} leaves shared memory");
+            return bad(ctx, Kind::OutOfBounds, message);
+        }
+        for &(global, _, length) in &runs {
+            if let Some(global) = global
+                && ctx.memory.range(global, u64::from(length)).is_err()
+            {
+                let what = if load { "read" } else { "write" };
+                let message = format!("{what} of {length} bytes at {}", ctx.memory.describe(global));
+                return bad(ctx, Kind::OutOfBounds, message);
+            }
+        }
+        ctx.grid.counters.copied(pc, total);
+        if load {
+            let Some((barriers, space)) = &signals else {
+                return bad(ctx, Kind::Unsupported, "a load without mbarrier".into());
+            };
+            let Some((barrier_cta, barrier)) =
+                shared_place(ctx, warp, pc, barriers, lane, *space, 8, Action::Atomic)
+            else {
+                return Flow::Stop;
+            };
+            let mut targets = vec![cta];
+            if let Some(masks) = &masks {
+                let peers = ctx.own().peers.clone();
+                if masks[lane] == 0 || masks[lane] >> peers.len() != 0 {
+                    let message =
+                        format!("multicast mask {:#x} in a cluster of {}", masks[lane], peers.len());
+                    return bad(ctx, Kind::Cluster, message);
+                }
+                targets = lanes(masks[lane]).map(|rank| peers[rank]).collect();
+            } else if barrier_cta != cta {
+                return bad(ctx, Kind::Cluster, "destination and mbarrier lie in different CTAs".into());
+            }
+            for &target in &targets {
+                if ctx.ctas[target].exited {
+                    return bad(ctx, Kind::Cluster, "a copy into a CTA that has exited".into());
+                }
+                if mbarrier::object(ctx, at, target, barrier).is_none() {
+                    return Flow::Stop;
+                }
+            }
+            let kind = JobKind::Load { runs, fill, element, targets, barrier, bytes: total };
+            start(ctx, warp, pc, lane, kind, false);
+        } else {
+            let id = start(ctx, warp, pc, lane, JobKind::Store { runs, reduction: copy.reduction }, true);
+            warp.bulk.open.push((lane as u32, id));
+        }
+    }
+    Flow::Next
+}
+
+/// Puts a copy in flight, or does it.
+fn start(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, lane: usize, kind: JobKind, store: bool) -> u64 {
+    *ctx.next_job += 1;
+    let id = *ctx.next_job;
+    let clock = races::job_issued(ctx, warp, pc, &kind);
+    let mut job = Job { id, cta: ctx.cta, pc, warp: warp.index, lane: lane as u32, kind, data: None, clock };
+    let now = match ctx.order {
+        Order::Eager => true,
+        Order::Lazy => false,
+        Order::Random(_) => ctx.random.below(4) == 0,
+    };
+    if now {
+        perform(ctx.memory, ctx.ctas, &mut job);
+        *ctx.progress += 1;
+    } else {
+        let _ = store;
+        ctx.jobs.push(job);
+    }
+    id
+}
+
+/// Reads a store's source.
+fn read_source(ctas: &[Cta], job: &mut Job) {
+    if let JobKind::Store { runs, .. } = &job.kind
+        && job.data.is_none()
+    {
+        let shared = &ctas[job.cta].shared;
+        let total = runs.iter().map(|r| r.2 as usize).sum();
+        let mut data = Vec::with_capacity(total);
+        for &(_, offset, length) in runs {
+            data.extend_from_slice(&shared.data[offset as usize..(offset + length) as usize]);
+        }
+        job.data = Some(data);
+    }
+}
+
+fn reduce(bytes: &mut crate::memory::Bytes, at: usize, data: &[u8], reduction: Reduction) {
+    let step = reduction.bytes as usize;
+    for (i, part) in data.chunks_exact(step).enumerate() {
+        let mut value = [0u8; 8];
+        value[..step].copy_from_slice(part);
+        let at = at + i * step;
+        let old = bytes.get(at, reduction.bytes);
+        bytes.put(
+            at,
+            reduction.bytes,
+            apply(reduction.op, old, u64::from_le_bytes(value), 0, reduction.bytes),
+        );
+    }
+}
+
+/// Moves a copy's bytes and signals its end.
+pub fn perform(memory: &mut GlobalMemory, ctas: &mut [Cta], job: &mut Job) {
+    match &job.kind {
+        JobKind::Load { runs, fill, element, targets, barrier, bytes } => {
+            for &target in targets {
+                let shared = &mut ctas[target].shared;
+                for &(global, offset, length) in runs {
+                    let (at, length) = (offset as usize, length as usize);
+                    match global.map(|g| memory.range(g, length as u64)) {
+                        Some(Ok((a, from))) => shared.copy_from(at, &a.bytes, from, length),
+                        _ => {
+                            for i in 0..length {
+                                shared.data[at + i] = fill[i % *element as usize];
+                            }
+                            shared.define_range(at, length, true);
+                        }
+                    }
+                }
+                signal(ctas, (target, *barrier), *bytes, &job.clock);
+            }
+        }
+        JobKind::Store { .. } => {
+            read_source(ctas, job);
+            let (JobKind::Store { runs, reduction }, Some(data)) = (&job.kind, &job.data) else { return };
+            let mut from = 0usize;
+            for &(global, offset, length) in runs {
+                let part = &data[from..from + length as usize];
+                from += length as usize;
+                let Some(Ok((a, at))) = global.map(|g| memory.range(g, u64::from(length))) else { continue };
+                match reduction {
+                    Some(reduction) => reduce(&mut a.bytes, at, part, *reduction),
+                    None => {
+                        a.bytes.write(at, part);
+                        let shared = &ctas[job.cta].shared;
+                        if shared.first_undefined(offset as usize, length as usize).is_some() {
+                            a.bytes.copy_from(at, shared, offset as usize, length as usize);
+                            a.bytes.data[at..at + length as usize].copy_from_slice(part);
+                        }
+                    }
+                }
+            }
+        }
+        JobKind::Remote { from, to, bytes, barrier, reduction } => {
+            let (from, length) = (*from as usize, *bytes as usize);
+            let data = ctas[job.cta].shared.data[from..from + length].to_vec();
+            let undefined = ctas[job.cta].shared.first_undefined(from, length);
+            let target = &mut ctas[to.0].shared;
+            match reduction {
+                Some(reduction) => reduce(target, to.1 as usize, &data, *reduction),
+                None => {
+                    target.write(to.1 as usize, &data);
+                    if let Some(first) = undefined {
+                        // From the first undefined byte on; which of the rest are defined is not kept.
+                        target.define_range(to.1 as usize + first - from, length - (first - from), false);
+                    }
+                }
+            }
+            signal(ctas, *barrier, *bytes, &job.clock);
+        }
+        JobKind::Values { to, values, element, barrier, reduction } => {
+            let target = &mut ctas[to.0].shared;
+            for (i, &value) in values.iter().enumerate() {
+                let at = to.1 as usize + i * *element as usize;
+                let value = match reduction {
+                    Some(r) => apply(r.op, target.get(at, *element), value, 0, *element),
+                    None => value,
+                };
+                target.put(at, *element, value);
+                target.set_defined(at, *element, true);
+            }
+            signal(ctas, *barrier, values.len() as u32 * element, &job.clock);
+        }
+    }
+}
+
+/// `complete_tx`.
+fn signal(ctas: &mut [Cta], (cta, offset): (usize, u32), bytes: u32, clock: &races::JobClock) {
+    if let Some(barrier) = ctas[cta].hopper.mbarriers.get_mut(&offset) {
+        barrier.tx -= i64::from(bytes);
+        barrier.clock.join_job(clock);
+        barrier.settle();
+    }
+}
+
+/// `cp.async.bulk.wait_group`: each lane's groups but the last `pending` are done; with `read` only their sources read.
+pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, read: bool, active: u32) -> Flow {
+    let mut later = [0u32; 32];
+    let mut done: Vec<u64> = Vec::new();
+    for (mask, jobs) in warp.bulk.groups.iter_mut().rev() {
+        let mut over = 0u32;
+        for lane in lanes(*mask & active) {
+            if later[lane] >= pending {
+                over |= 1 << lane;
+            }
+            later[lane] += 1;
+        }
+        jobs.retain(|&(lane, id)| {
+            let finished = over >> lane & 1 != 0;
+            if finished {
+                done.push(id);
+            }
+            !finished
+        });
+    }
+    let keep = warp.bulk.groups.iter().position(|(_, j)| !j.is_empty()).unwrap_or(warp.bulk.groups.len());
+    warp.bulk.groups.drain(..keep);
+    done.sort_unstable();
+    for id in done {
+        races::job_waited(ctx, warp, id);
+        let Some(at) = ctx.jobs.iter().position(|j| j.id == id) else { continue };
+        if read {
+            read_source(ctx.ctas, &mut ctx.jobs[at]);
+        } else {
+            let mut job = ctx.jobs.remove(at);
+            perform(ctx.memory, ctx.ctas, &mut job);
+        }
+    }
+    if !read && pending == 0 {
+        // What only its source was waited for before is complete now, too.
+        let own: Vec<u64> = ctx
+            .jobs
+            .iter()
+            .filter(|j| {
+                j.cta == ctx.cta && j.warp == warp.index && active >> j.lane & 1 != 0 && j.data.is_some()
+            })
+            .map(|j| j.id)
+            .collect();
+        for id in own {
+            if let Some(at) = ctx.jobs.iter().position(|j| j.id == id) {
+                let mut job = ctx.jobs.remove(at);
+                perform(ctx.memory, ctx.ctas, &mut job);
+            }
+        }
+    }
+    *ctx.progress += 1;
+    Flow::Next
+}
+
+#[allow(clippy::too_many_arguments)]
+pub fn remote_store(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    pc: u32,
+    to: &[u64; 32],
+    signals: &[u64; 32],
+    values: &[Reg],
+    bytes: u32,
+    reduction: Option<Reduction>,
+    active: u32,
+) -> Flow {
+    use crate::ptx::ast::Space;
+    for lane in lanes(active) {
+        let size = bytes * values.len() as u32;
+        let Some(to) = shared_place(ctx, warp, pc, to, lane, Space::SharedCluster, size, Action::Write)
+        else {
+            return Flow::Stop;
+        };
+        let Some(barrier) =
+            shared_place(ctx, warp, pc, signals, lane, Space::SharedCluster, 8, Action::Atomic)
+        else {
+            return Flow::Stop;
+        };
+        let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: None };
+        if mbarrier::object(ctx, at, barrier.0, barrier.1).is_none() {
+            return Flow::Stop;
+        }
+        let values = values.iter().map(|&r| register_value(warp, r, lane)).collect();
+        start(ctx, warp, pc, lane, JobKind::Values { to, values, element: bytes, barrier, reduction }, false);
+    }
+    Flow::Next
+}

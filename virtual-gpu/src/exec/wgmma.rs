@@ -1,0 +1,368 @@
+//! wgmma: a product of the four warps of a warpgroup, done when the last of them arrives at it (or, in lazy order, when
+//! the first of them waits for it).
+
+use super::warp::{Wait, Warp};
+use super::{At, Context, Flow};
+use crate::decode::program::{Alu, Op, PredRead};
+use crate::findings::Kind;
+use crate::options::{Checks, Order};
+use crate::races;
+use crate::registers::Slot;
+use crate::tensor::descriptor::{Descriptor, Major};
+use crate::tensor::wgmma as layout;
+use std::collections::HashSet;
+
+pub enum AOperand {
+    Registers(Vec<Slot>),
+    Descriptor(Slot),
+}
+
+/// A decoded `wgmma.mma_async`.
+pub struct Wgmma {
+    pub kind: layout::Wgmma,
+    pub a: AOperand,
+    pub b: Slot,
+    pub d: Vec<Slot>,
+    pub scale_d: PredRead,
+    pub negate_a: bool,
+    pub negate_b: bool,
+    pub a_major: Major,
+    pub b_major: Major,
+    pub saturate: bool,
+}
+
+/// A product that is not done yet.
+struct Deferred {
+    pc: u32,
+    a: u64,
+    b: u64,
+    scale: bool,
+    group: u64,
+}
+
+/// State of a warpgroup.
+#[derive(Default)]
+pub struct Warpgroup {
+    /// Warps (bits) that wait at an instruction.
+    arrived: u32,
+    at: u32,
+    deferred: Vec<Deferred>,
+    /// Hash of the accumulators as the last products left them.
+    left: HashSet<u64>,
+    /// Reads of shared memory in flight: job number and group.
+    reads: Vec<(u64, u64)>,
+}
+
+/// State of a warp.
+#[derive(Default)]
+pub struct WgmmaState {
+    pub fenced: bool,
+    /// Groups committed.
+    commits: u64,
+    /// Registers in flight and the group they belong to; the interpreter watches them.
+    pub in_flight: Vec<(Slot, u64)>,
+}
+
+impl WgmmaState {
+    pub fn watching(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+}
+
+/// Checks an instruction against the registers in flight. A move renames them, as the assembler will.
+#[cold]
+pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
+    let has = |warp: &Warp, slot: Slot| warp.wgmma.in_flight.iter().find(|(s, _)| *s == slot).copied();
+    let touched = match op {
+        Op::Alu { op: Alu::Mov32, d, a, .. } => {
+            if let Some((_, group)) = has(warp, *a) {
+                settle_deferred(ctx, warp, u64::MAX);
+                warp.wgmma.in_flight.push((*d, group));
+                return;
+            }
+            warp.wgmma.in_flight.retain(|(s, _)| s != d);
+            return;
+        }
+        Op::Alu { d, a, b, c, .. } => [*d, *a, *b, *c].into_iter().find(|s| has(warp, *s).is_some()),
+        Op::Store(access) => {
+            access.registers[..access.count as usize].iter().map(|r| r.slot).find(|s| has(warp, *s).is_some())
+        }
+        Op::Select32 { d, a, b, .. } => [*d, *a, *b].into_iter().find(|s| has(warp, *s).is_some()),
+        _ => None,
+    };
+    if touched.is_some() && ctx.checks == Checks::All {
+        let at = At { pc, warp: warp.index, lane: None, address: None };
+        let message = "an accumulator of a wgmma in flight is used before wgmma.wait_group".to_string();
+        ctx.report(Kind::Wgmma, false, at, message, None);
+        warp.wgmma.in_flight.clear();
+    }
+}
+
+fn warp_of<'w>(ctx: &'w Context<'_>, own: &'w Warp, index: u32) -> &'w Warp {
+    if index == own.index { own } else { &ctx.ctas[ctx.cta].warps[index as usize] }
+}
+
+fn accumulator_hash(ctx: &Context<'_>, own: &Warp, d: &[Slot]) -> u64 {
+    let first = own.index / 4 * 4;
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for w in first..first + 4 {
+        let registers = &warp_of(ctx, own, w).registers;
+        for &slot in d {
+            for &x in registers.r32(slot) {
+                hash = (hash ^ u64::from(x)).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+            }
+        }
+    }
+    hash
+}
+
+pub fn issue(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    chosen: usize,
+    pc: u32,
+    op: &Wgmma,
+    active: u32,
+) -> Flow {
+    if let Some(flow) = super::matrix::whole_warp(ctx, warp, chosen, pc, active) {
+        return flow;
+    }
+    let at = At { pc, warp: warp.index, lane: None, address: None };
+    let (group, member) = (warp.index / 4, warp.index % 4);
+    if (group * 4 + 4) as usize > ctx.own().warps.len() {
+        ctx.report(Kind::Wgmma, true, at, "wgmma in a warpgroup of fewer than four warps".into(), None);
+        return Flow::Stop;
+    }
+    let groups = &mut ctx.own().hopper.warpgroups;
+    if groups.len() <= group as usize {
+        groups.resize_with(group as usize + 1, Warpgroup::default);
+    }
+    let state = &mut groups[group as usize];
+    if state.arrived != 0 && state.at != pc {
+        let other = Some(crate::findings::Party {
+            what: "other warps of the warpgroup".into(),
+            place: Some(ctx.place(ctx.ctas[ctx.cta].hopper.warpgroups[group as usize].at)),
+        });
+        ctx.report(Kind::Wgmma, true, at, "the warps of a warpgroup execute different wgmma".into(), other);
+        return Flow::Stop;
+    }
+    (state.arrived, state.at) = (state.arrived | 1 << member, pc);
+    if state.arrived != 15 {
+        return Flow::Park { wait: Wait::Warpgroup { pc }, pass: false };
+    }
+    state.arrived = 0;
+    // The last warp executes for all; the others go on.
+    let cta = ctx.cta;
+    for w in group * 4..group * 4 + 4 {
+        if w == warp.index {
+            continue;
+        }
+        let other = &mut ctx.ctas[cta].warps[w as usize];
+        for split in &mut other.splits {
+            if split.wait == Some(Wait::Warpgroup { pc }) {
+                split.wait = None;
+                split.resumed = false;
+                split.pc += 1;
+            }
+        }
+    }
+    *ctx.progress += 1;
+    let (scale, scale_poison) = {
+        let bits = warp.registers.pred(op.scale_d.pred);
+        let bits = if op.scale_d.negated { !bits } else { bits };
+        (bits & 1 != 0, warp.registers.pred_poison(op.scale_d.pred) != 0)
+    };
+    let descriptor =
+        |warp: &Warp, slot: Slot| (warp.registers.r64(slot)[0], warp.registers.poison(slot) != 0);
+    let (b, b_poison) = descriptor(warp, op.b);
+    let (a, a_poison) = match &op.a {
+        AOperand::Descriptor(slot) => descriptor(warp, *slot),
+        AOperand::Registers(_) => (0, false),
+    };
+    if scale_poison || a_poison || b_poison {
+        super::step::undefined(ctx, warp.index, pc, 1, "a descriptor or scale of wgmma");
+    }
+    if !warp.wgmma.fenced && ctx.checks == Checks::All {
+        let in_registers = matches!(op.a, AOperand::Registers(_));
+        let hash = accumulator_hash(ctx, warp, &op.d);
+        let known = ctx.ctas[cta].hopper.warpgroups[group as usize].left.contains(&hash);
+        if in_registers || scale && !known {
+            let message = "registers of wgmma were written and no wgmma.fence follows".to_string();
+            ctx.report(Kind::Wgmma, false, at, message, None);
+        }
+    }
+    ctx.grid.counters.tensor(pc, op.kind.macs() as u64);
+    let commits = warp.wgmma.commits;
+    let job = Deferred { pc, a, b, scale, group: commits };
+    if ctx.checks == Checks::All {
+        let read = record_reads(ctx, warp, pc, op, &job);
+        ctx.ctas[cta].hopper.warpgroups[group as usize].reads.push((read, commits));
+    }
+    let state = &mut ctx.ctas[cta].hopper.warpgroups[group as usize];
+    let defer = match ctx.order {
+        Order::Eager => false,
+        Order::Lazy => true,
+        Order::Random(_) => !state.deferred.is_empty() || ctx.random.coin(),
+    };
+    if defer {
+        state.deferred.push(job);
+    } else if multiply(ctx, warp, op, &job).is_none() {
+        return Flow::Stop;
+    }
+    for w in group * 4..group * 4 + 4 {
+        let flight =
+            if w == warp.index { &mut warp.wgmma } else { &mut ctx.ctas[cta].warps[w as usize].wgmma };
+        flight.in_flight.retain(|(s, _)| !op.d.contains(s));
+        flight.in_flight.extend(op.d.iter().map(|&s| (s, commits)));
+    }
+    Flow::Next
+}
+
+/// Tells the race detector which bytes are read, and until when they must not change.
+fn record_reads(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Wgmma, job: &Deferred) -> u64 {
+    let mut chunks: Vec<u32> = Vec::new();
+    let size = op.kind.a().bytes();
+    if matches!(op.a, AOperand::Descriptor(_)) {
+        let d = Descriptor::decode(job.a);
+        chunks.extend(d.chunks(layout::M, op.kind.k(), size, op.a_major).map(|c| c.address));
+    }
+    let d = Descriptor::decode(job.b);
+    chunks.extend(d.chunks(op.kind.n(), op.kind.k(), size, op.b_major).map(|c| c.address));
+    *ctx.next_job += 1;
+    let id = *ctx.next_job;
+    races::wgmma_reads(ctx, warp, pc, id, &chunks);
+    id
+}
+
+/// Computes one product. `None` after a fatal finding.
+fn multiply(ctx: &mut Context<'_>, warp: &mut Warp, op: &Wgmma, job: &Deferred) -> Option<()> {
+    let kind = &op.kind;
+    let first = warp.index / 4 * 4;
+    let mut a = layout::Operand::a(kind);
+    match &op.a {
+        AOperand::Registers(slots) => {
+            for w in 0..4 {
+                let registers = &warp_of(ctx, warp, first + w).registers;
+                for (r, &slot) in slots.iter().enumerate() {
+                    a.load_register(w as usize, r, registers.r32(slot), registers.poison(slot));
+                }
+            }
+        }
+        AOperand::Descriptor(_) => load(ctx, warp, job.pc, &mut a, job.a, op.a_major)?,
+    }
+    let mut b = layout::Operand::b(kind);
+    load(ctx, warp, job.pc, &mut b, job.b, op.b_major)?;
+    if op.negate_a {
+        a.negate();
+    }
+    if op.negate_b {
+        b.negate();
+    }
+    let mut tile = layout::Tile::zeros(kind);
+    if job.scale {
+        for w in 0..4 {
+            let registers = &warp_of(ctx, warp, first + w).registers;
+            for (j, &slot) in op.d.iter().enumerate() {
+                tile.load_register(w as usize, j, registers.r32(slot), registers.poison(slot));
+            }
+        }
+    }
+    tile.multiply(&a, &b, op.saturate);
+    let cta = ctx.cta;
+    for w in 0..4 {
+        let index = first + w;
+        let registers = if index == warp.index {
+            &mut warp.registers
+        } else {
+            &mut ctx.ctas[cta].warps[index as usize].registers
+        };
+        for (j, &slot) in op.d.iter().enumerate() {
+            let (values, poison) = tile.store_register(w as usize, j);
+            *registers.m32(slot) = values;
+            registers.set_poison(slot, poison, u32::MAX);
+        }
+    }
+    if ctx.checks == Checks::All {
+        let hash = accumulator_hash(ctx, warp, &op.d);
+        let left = &mut ctx.ctas[cta].hopper.warpgroups[(first / 4) as usize].left;
+        if left.len() > 64 {
+            left.clear();
+        }
+        left.insert(hash);
+    }
+    Some(())
+}
+
+fn load(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    pc: u32,
+    operand: &mut layout::Operand,
+    bits: u64,
+    major: Major,
+) -> Option<()> {
+    let descriptor = Descriptor::decode(bits);
+    let shared = &ctx.ctas[ctx.cta].shared;
+    let mut outside = None;
+    for chunk in descriptor.chunks(operand.rows(), operand.k(), operand.element().bytes(), major) {
+        let at = chunk.address as usize;
+        let Some(bytes) = shared.data.get(at..).and_then(|d| d.first_chunk::<16>()) else {
+            outside = Some(chunk.address);
+            break;
+        };
+        let undefined = if shared.is_defined(at, 16) { 0 } else { shared.undefined_bits(at, 16) as u16 };
+        operand.load_chunk(chunk, major, bytes, undefined);
+    }
+    if let Some(address) = outside {
+        let message =
+            format!("wgmma reads shared address {address:#x}, the CTA has {:#x} bytes", shared.len());
+        let at = At { pc, warp: warp.index, lane: None, address: Some(u64::from(address)) };
+        ctx.report(Kind::OutOfBounds, true, at, message, None);
+        return None;
+    }
+    Some(())
+}
+
+pub fn commit(ctx: &mut Context<'_>, warp: &mut Warp) -> Flow {
+    warp.wgmma.commits += 1;
+    warp.wgmma.fenced = false;
+    *ctx.progress += 1;
+    Flow::Next
+}
+
+/// Does the products that were put off and belong to groups before `until`.
+fn settle_deferred(ctx: &mut Context<'_>, warp: &mut Warp, until: u64) -> bool {
+    let (cta, group) = (ctx.cta, (warp.index / 4) as usize);
+    loop {
+        let Some(state) = ctx.ctas[cta].hopper.warpgroups.get_mut(group) else { return true };
+        if state.deferred.first().is_none_or(|d| d.group >= until) {
+            return true;
+        }
+        let job = state.deferred.remove(0);
+        let program = ctx.program.clone();
+        if let Op::Hopper(op) = &program.code[job.pc as usize].op
+            && let super::hopper::HopperOp::Wgmma(op) = &**op
+            && multiply(ctx, warp, op, &job).is_none()
+        {
+            return false;
+        }
+    }
+}
+
+pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, _pc: u32, pending: u32) -> Flow {
+    let until = warp.wgmma.commits.saturating_sub(u64::from(pending));
+    if !settle_deferred(ctx, warp, until) {
+        return Flow::Stop;
+    }
+    warp.wgmma.in_flight.retain(|(_, group)| *group >= until);
+    let (cta, group) = (ctx.cta, (warp.index / 4) as usize);
+    let mut over = Vec::new();
+    if let Some(state) = ctx.ctas[cta].hopper.warpgroups.get_mut(group) {
+        over.extend(state.reads.iter().filter(|(_, g)| *g < until).map(|(id, _)| *id));
+    }
+    for id in over {
+        races::job_waited(ctx, warp, id);
+    }
+    *ctx.progress += 1;
+    Flow::Next
+}
