@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::{DataType, Fill, TensorMap as VirtualTensorMap};
-use virtual_gpu::{Description, Function, Gpu, Launch, Module, Options, Stream};
+use virtual_gpu::{Description, Event, Function, Gpu, Graph, Launch, Module, Options, Stream};
 
 use super::{
     Device, DeviceProperties, FunctionAttributes, LaunchConfig, ModuleImage, RawEvent, RawFunction, RawGraph,
@@ -26,18 +26,8 @@ pub struct VirtualDevice {
 struct State {
     modules: Vec<Module>,
     functions: Vec<Function>,
-    handles: u64,
-    /// What was put into a stream that is being captured.
-    captures: HashMap<RawStream, Vec<Work>>,
-    graphs: HashMap<RawGraph, Vec<Work>>,
-}
-
-/// One piece of recorded work.
-#[derive(Clone)]
-enum Work {
-    Launch { function: RawFunction, config: LaunchConfig, args: Vec<Vec<u8>> },
-    Set { pointer: u64, value: u8, bytes: u64 },
-    Copy { to: u64, from: u64, bytes: u64 },
+    graphs: HashMap<RawGraph, Graph>,
+    last_graph: u64,
 }
 
 impl std::fmt::Debug for VirtualDevice {
@@ -82,12 +72,6 @@ impl VirtualDevice {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn new_handle(&self) -> u64 {
-        let mut state = self.state();
-        state.handles += 1;
-        state.handles
-    }
-
     /// Turns what the virtual GPU said or found into this call's result. Findings are taken, so that each is reported
     /// once, by the call that caused it.
     fn outcome(&self, call: &str, result: std::result::Result<(), virtual_gpu::Error>) -> Result<()> {
@@ -103,52 +87,9 @@ impl VirtualDevice {
         Err(Error::Device { call: call.to_owned(), message })
     }
 
-    /// Records `work` if `stream` is being captured, else does it.
-    fn submit(&self, work: Work, stream: RawStream) -> Result<()> {
-        if let Some(recorded) = self.state().captures.get_mut(&stream) {
-            recorded.push(work);
-            return Ok(());
-        }
-        self.run(&work, stream)
-    }
-
-    fn run(&self, work: &Work, stream: RawStream) -> Result<()> {
-        match work {
-            Work::Launch { function, config, args } => {
-                let function = self.function_of(*function)?;
-                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                let launch = Launch {
-                    grid: config.grid,
-                    block: config.block,
-                    cluster: (config.cluster != [1; 3]).then_some(config.cluster),
-                    dynamic_shared_bytes: config.dynamic_shared_bytes,
-                    cooperative: config.cooperative,
-                    programmatic_dependent: config.programmatic_dependent,
-                    args: &args,
-                };
-                let result = self.gpu.launch(&function, &launch, Stream(stream.0));
-                self.outcome(&format!("launch of {}", function.name()), result)
-            }
-            Work::Set { pointer, value, bytes } => {
-                self.outcome("set", self.gpu.memset(*pointer, *value, *bytes))
-            }
-            Work::Copy { to, from, bytes } => {
-                self.outcome("copy on the device", self.gpu.copy(*to, *from, *bytes))
-            }
-        }
-    }
-
     fn function_of(&self, function: RawFunction) -> Result<Function> {
         let found = self.state().functions.get(function.0 as usize).cloned();
         found.ok_or_else(|| device_error("launch", format!("no function {function:?} on this device")))
-    }
-
-    /// Refuses what a driver refuses while `stream` is being captured.
-    fn not_captured(&self, call: &str, stream: RawStream) -> Result<()> {
-        if self.state().captures.contains_key(&stream) {
-            return Err(device_error(call, "the stream is being captured".to_owned()));
-        }
-        Ok(())
     }
 }
 
@@ -185,49 +126,49 @@ impl Device for VirtualDevice {
     }
 
     unsafe fn set(&self, pointer: u64, value: u8, bytes: u64, stream: RawStream) -> Result<()> {
-        self.submit(Work::Set { pointer, value, bytes }, stream)
+        self.outcome("set", self.gpu.set_async(pointer, &[value], bytes, Stream(stream.0)))
     }
 
     unsafe fn copy_to_device(&self, to: u64, from: &[u8], stream: RawStream) -> Result<()> {
-        self.not_captured("copy to the device", stream)?;
-        self.outcome("copy to the device", self.gpu.write(to, from))
+        self.outcome("copy to the device", self.gpu.write_async(to, from, Stream(stream.0)))
     }
 
     unsafe fn copy_to_host(&self, to: &mut [u8], from: u64, stream: RawStream) -> Result<()> {
-        self.not_captured("copy to the host", stream)?;
-        self.outcome("copy to the host", self.gpu.read(from, to))
+        self.outcome("copy to the host", self.gpu.read_async(from, to, Stream(stream.0)))
     }
 
     unsafe fn copy_on_device(&self, to: u64, from: u64, bytes: u64, stream: RawStream) -> Result<()> {
-        self.submit(Work::Copy { to, from, bytes }, stream)
+        self.outcome("copy on the device", self.gpu.copy_async(to, from, bytes, Stream(stream.0)))
     }
 
     fn create_stream(&self) -> Result<RawStream> {
-        Ok(RawStream(self.new_handle()))
+        Ok(RawStream(self.gpu.create_stream(false).0))
     }
 
     fn destroy_stream(&self, stream: RawStream) {
-        self.state().captures.remove(&stream);
+        // What its last work did wrong would have been said by a synchronise, had anyone asked.
+        let _ = self.gpu.destroy_stream(Stream(stream.0));
     }
 
     fn synchronize(&self, stream: RawStream) -> Result<()> {
-        self.not_captured("synchronize", stream)?;
-        self.outcome("synchronize", self.gpu.synchronize())
+        self.outcome("synchronize", self.gpu.stream_synchronize(Stream(stream.0)))
     }
 
     fn create_event(&self) -> Result<RawEvent> {
-        Ok(RawEvent(self.new_handle()))
+        Ok(RawEvent(self.gpu.create_event().0))
     }
 
-    fn destroy_event(&self, _event: RawEvent) {}
-
-    fn record_event(&self, _event: RawEvent, _stream: RawStream) -> Result<()> {
-        // Work is done when it is put into a stream, so everything before the event has happened.
-        Ok(())
+    fn destroy_event(&self, event: RawEvent) {
+        // As for streams.
+        let _ = self.gpu.destroy_event(Event(event.0));
     }
 
-    fn wait_event(&self, _event: RawEvent, _stream: RawStream) -> Result<()> {
-        Ok(())
+    fn record_event(&self, event: RawEvent, stream: RawStream) -> Result<()> {
+        self.outcome("record event", self.gpu.record_event(Event(event.0), Stream(stream.0)))
+    }
+
+    fn wait_event(&self, event: RawEvent, stream: RawStream) -> Result<()> {
+        self.outcome("wait for event", self.gpu.wait_event(Stream(stream.0), Event(event.0)))
     }
 
     fn elapsed_us(&self, _start: RawEvent, _end: RawEvent) -> Result<f64> {
@@ -309,34 +250,39 @@ impl Device for VirtualDevice {
         args: &[&[u8]],
         stream: RawStream,
     ) -> Result<()> {
-        let args = args.iter().map(|arg| arg.to_vec()).collect();
-        self.submit(Work::Launch { function, config: *config, args }, stream)
+        let function = self.function_of(function)?;
+        let launch = Launch {
+            grid: config.grid,
+            block: config.block,
+            cluster: (config.cluster != [1; 3]).then_some(config.cluster),
+            dynamic_shared_bytes: config.dynamic_shared_bytes,
+            cooperative: config.cooperative,
+            programmatic_dependent: config.programmatic_dependent,
+            args,
+        };
+        let result = self.gpu.launch(&function, &launch, Stream(stream.0));
+        self.outcome(&format!("launch of {}", function.name()), result)
     }
 
     fn begin_capture(&self, stream: RawStream) -> Result<()> {
-        if stream == RawStream(0) {
-            return Err(device_error("begin capture", "the default stream cannot be captured".to_owned()));
-        }
-        self.not_captured("begin capture", stream)?;
-        self.state().captures.insert(stream, Vec::new());
-        Ok(())
+        self.outcome("begin capture", self.gpu.begin_capture(Stream(stream.0)))
     }
 
     fn end_capture(&self, stream: RawStream) -> Result<RawGraph> {
-        let graph = RawGraph(self.new_handle());
+        let captured = self.gpu.end_capture(Stream(stream.0));
+        let graph = captured.map_err(|error| device_error("end capture", error.to_string()))?;
         let mut state = self.state();
-        let recorded = state.captures.remove(&stream);
-        let work = recorded
-            .ok_or_else(|| device_error("end capture", "the stream is not being captured".to_owned()))?;
-        state.graphs.insert(graph, work);
-        Ok(graph)
+        state.last_graph += 1;
+        let raw = RawGraph(state.last_graph);
+        state.graphs.insert(raw, graph);
+        Ok(raw)
     }
 
     unsafe fn launch_graph(&self, graph: RawGraph, stream: RawStream) -> Result<()> {
-        let work = self.state().graphs.get(&graph).cloned();
-        let work =
-            work.ok_or_else(|| device_error("launch graph", format!("no graph {graph:?} on this device")))?;
-        work.into_iter().try_for_each(|one| self.submit(one, stream))
+        let found = self.state().graphs.get(&graph).cloned();
+        let found = found
+            .ok_or_else(|| device_error("launch graph", format!("no graph {graph:?} on this device")))?;
+        self.outcome("launch graph", self.gpu.launch_graph(&found, Stream(stream.0)))
     }
 
     fn destroy_graph(&self, graph: RawGraph) {
