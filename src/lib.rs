@@ -7,6 +7,7 @@
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels
 //! - [`config`], [`weights`]: a model's shape, and its parameters from a safetensors file
+//! - [`tokenizer`]: text to token ids and back
 //! - [`error`]: one error type
 
 pub mod buffer;
@@ -21,6 +22,7 @@ pub mod operations;
 mod philox;
 pub mod reference;
 pub mod tensor;
+pub mod tokenizer;
 pub mod verify;
 pub mod weights;
 

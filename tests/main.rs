@@ -4,12 +4,22 @@
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
 mod common;
+mod config;
 mod generate;
 mod model;
 mod reference;
+mod tokenizer;
+mod weights;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [generate::trials(), model::trials(), reference::trials()].into_iter().flatten().collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let modules = [
+        config::trials(),
+        generate::trials(),
+        model::trials(),
+        reference::trials(),
+        tokenizer::trials(),
+        weights::trials(),
+    ];
+    libtest_mimic::run(&arguments, modules.into_iter().flatten().collect()).exit_code()
 }

@@ -1,8 +1,12 @@
 //! What every module of the suite uses: executors, random data, comparison.
 
+mod checkpoint;
 mod compare;
 mod executors;
 
+pub use checkpoint::{
+    Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
+};
 pub use compare::{Bound, check_close, check_equal};
 pub use executors::{Executor, executors, trial};
 
