@@ -1,2 +1,7 @@
-//! The program.
-fn main() {}
+//! The program: `nanomoe --help` says what it does.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,208 @@
+//! Arguments as typed become options once, here; each command is a function of its options.
+
+mod generate;
+mod info;
+mod kernels;
+mod logits;
+mod loss;
+mod output;
+mod routing;
+mod session;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nanomoe::model::MoeMode;
+use nanomoe::tensor::DType;
+
+use output::Failure;
+
+/// The forward pass of GPT and Mixture-of-Experts language models.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a text
+    Generate(GenerateArgs),
+    /// Run ids from a safetensors file, and write logits and what else is asked for to another
+    Logits(LogitsArgs),
+    /// How well a model predicts a text: nats a token, bits a byte, perplexity
+    Loss(LossArgs),
+    /// Which experts each token is sent to
+    Routing(RoutingArgs),
+    /// Compare a model with what another program computed: a folder with golden.safetensors
+    Verify(VerifyArgs),
+    /// The shape, parameters and memory of a model
+    Info(ModelArgs),
+    /// The compiled kernels and what they need
+    Kernels(KernelsArgs),
+}
+
+/// What every command that runs a model takes.
+#[derive(Args)]
+struct ModelArgs {
+    /// Folder with config.json and model.safetensors [default: the model of this repository]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// What runs the model [default: cuda where a GPU answers, else cpu]
+    #[arg(long)]
+    device: Option<DeviceName>,
+    /// Type of matrices and activations [default: f32 on cpu and for verify and logits, else bf16]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<DTypeName>,
+    /// Whether an expert that is full drops tokens [default: dropless for generate, else capacity]
+    #[arg(long, value_name = "MODE")]
+    moe: Option<MoeName>,
+    /// Look for NaN and infinity in the weights before running
+    #[arg(long)]
+    check_weights: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DeviceName {
+    Cuda,
+    Virtual,
+    Cpu,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DTypeName {
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MoeName {
+    Capacity,
+    Dropless,
+}
+
+#[derive(Args)]
+struct GenerateArgs {
+    /// The beginning [default: the end-of-text token alone]
+    prompt: Option<String>,
+    /// Most tokens to add
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_tokens: usize,
+    /// Divides the logits; 0 always takes the most likely token
+    #[arg(long, value_name = "F", default_value_t = 0.8)]
+    temperature: f32,
+    /// Choose among the N most likely tokens only; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    top_k: usize,
+    /// Choose among the fewest tokens that have this probability together
+    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    top_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 1337)]
+    seed: u64,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Args)]
+struct LogitsArgs {
+    /// File with input_ids, int64 [batch, seq], and perhaps targets of the same shape (-1 is not scored)
+    #[arg(long, value_name = "IN.safetensors")]
+    input: PathBuf,
+    /// File to write
+    #[arg(long, value_name = "OUT.safetensors")]
+    output: PathBuf,
+    /// Logits of the last position only, as last_logits
+    #[arg(long)]
+    last: bool,
+    /// Also hidden_states and final_norm
+    #[arg(long)]
+    hidden_states: bool,
+    /// Also everything the routers decided
+    #[arg(long)]
+    routing: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Args)]
+struct LossArgs {
+    /// UTF-8 text
+    #[arg(value_name = "FILE.txt")]
+    file: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Args)]
+struct RoutingArgs {
+    /// The text whose tokens are routed
+    #[arg(
+        default_value = "Once upon a time there was a king who had a daughter, and she was very beautiful."
+    )]
+    text: String,
+    /// Show where a later token changed an earlier one, which capacity mode allows
+    #[arg(long)]
+    leaks: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    /// Folder with golden.safetensors, and the model unless --model names another
+    dir: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Args)]
+struct KernelsArgs {
+    /// Fail where a kernel spills registers or ptxas serialised wgmma
+    #[arg(long)]
+    check: bool,
+}
+
+impl From<DTypeName> for DType {
+    fn from(name: DTypeName) -> Self {
+        match name {
+            DTypeName::F32 => DType::F32,
+            DTypeName::Bf16 => DType::BF16,
+            DTypeName::F16 => DType::F16,
+        }
+    }
+}
+
+impl From<MoeName> for MoeMode {
+    fn from(name: MoeName) -> Self {
+        match name {
+            MoeName::Capacity => MoeMode::Capacity,
+            MoeName::Dropless => MoeMode::Dropless,
+        }
+    }
+}
+
+/// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Loss(args) => loss::run(&args),
+        Command::Routing(args) => routing::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
+    };
+    match done {
+        Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
+        Err(Failure::Found) => ExitCode::FAILURE,
+        Err(Failure::Error(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `nanomoe kernels`: what build.rs compiled.
+
+use std::io::Write;
+
+use nanomoe::kernels::compiled::{self, CompiledModule, Target};
+
+use super::KernelsArgs;
+use super::output::{Done, Failure};
+
+pub fn run(args: &KernelsArgs) -> Done {
+    let modules = compiled::modules()?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "compiled by nvcc {}", compiled::compiler_version()?)?;
+    let width =
+        modules.iter().flat_map(|module| module.kernels).map(|kernel| kernel.name.len()).max().unwrap_or(6);
+    writeln!(out, "{:width$}  target   registers  shared  stack  spills", "kernel")?;
+    let mut findings = Vec::new();
+    for module in modules {
+        for kernel in module.kernels {
+            let spills = kernel.spill_store_bytes + kernel.spill_load_bytes;
+            writeln!(
+                out,
+                "{:width$}  {:7}  {:9}  {:6}  {:5}  {spills:6}",
+                kernel.name,
+                target_name(module, kernel.arch),
+                kernel.registers,
+                kernel.shared_bytes,
+                kernel.stack_bytes,
+            )?;
+            if spills > 0 {
+                findings.push(format!(
+                    "{} ({}): spills {} bytes out and {} back",
+                    kernel.name, kernel.arch, kernel.spill_store_bytes, kernel.spill_load_bytes
+                ));
+            }
+        }
+        findings.extend(module.warnings.iter().map(|warning| format!("{}.cu: {warning}", module.name)));
+    }
+    if !args.check {
+        return Ok(());
+    }
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    if findings.is_empty() {
+        writeln!(out, "no spills, no C75xx warnings")?;
+        Ok(())
+    } else {
+        Err(Failure::Found)
+    }
+}
+
+fn target_name(module: &CompiledModule, arch: &str) -> String {
+    match module.target {
+        Target::Portable => arch.to_owned(),
+        Target::Sm90a => "sm_90a".to_owned(),
+    }
+}

@@ -1,0 +1,83 @@
+//! Where results go: standard output, and files that are whole or not there.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use nanomoe::{Error, Result};
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// To be told on standard error.
+    Error(Error),
+    /// The command found what it was to look for, and has said so: exit code 1.
+    Found,
+    /// Nobody reads standard output any more: no reason to complain.
+    ClosedPipe,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Error(Error::io("standard output", error)),
+        }
+    }
+}
+
+/// What a command gives.
+pub type Done = std::result::Result<(), Failure>;
+
+/// Whether to write colours: a terminal, and nobody set `NO_COLOR`.
+pub fn colors() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes `bytes` to `path` so that the file is never seen in part: into a new file beside it, then renamed.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(name) = path.file_name() else {
+        return Err(Error::Usage(format!("{} is not the name of a file", path.display())));
+    };
+    let mut partial = name.to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    let partial = path.with_file_name(partial);
+    let written = std::fs::File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.and_then(|()| std::fs::rename(&partial, path)).map_err(|error| {
+        let _ = std::fs::remove_file(&partial);
+        Error::io(path, error)
+    })
+}
+
+/// A number of bytes for people: `1.5 MB`.
+pub fn bytes_text(bytes: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// A count with its thousands apart: `11,606,272`.
+pub fn count_text(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
