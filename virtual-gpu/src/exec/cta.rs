@@ -71,7 +71,12 @@ impl Cta {
         self.exited = false;
         self.resident = true;
         let program = &grid.program;
-        let size = (SHARED_BASE + program.dynamic_shared_at + grid.dynamic_shared) as usize;
+        // Without dynamic shared memory nothing of the alignment after the static variables belongs to the CTA.
+        let end = match grid.dynamic_shared {
+            0 => program.static_shared,
+            bytes => program.dynamic_shared_at + bytes,
+        };
+        let size = (SHARED_BASE + end) as usize;
         if self.shared.len() == size {
             self.shared.data.fill(0xff);
             self.shared.define_range(0, size, false);

@@ -86,11 +86,7 @@ __device__ void gemm(const float* a, const float* b, float* c, int m, int n, int
             a_tile[ty][tx] = a[row * k + start + tx];
         else
             a_tile[ty][tx] = row < m && start + tx < k ? a[row * k + start + tx] : 0;
-        if (BUG == 4) {
-            if (start + ty < k && col < n) b_tile[ty][tx] = b[(start + ty) * n + col];
-        } else {
-            b_tile[ty][tx] = start + ty < k && col < n ? b[(start + ty) * n + col] : 0;
-        }
+        if (BUG != 4 || ty < 15) b_tile[ty][tx] = start + ty < k && col < n ? b[(start + ty) * n + col] : 0;
         if (BUG != 1) __syncthreads();
         for (int i = 0; i < 16; i++) sum += a_tile[ty][i] * (BUG == 5 ? b_tile[tx][i] : b_tile[i][tx]);
         if (BUG != 2) __syncthreads();

@@ -194,7 +194,7 @@ fn ring(kernel: &str) -> Scene {
     let mut case = hopper(kernel).grid(1).block(128);
     let (a, o) = (case.input(&x), case.output::<f32>(192));
     case.buffers(&[a, o]).value(tiles as i32);
-    exact(case, o, (0..192).map(|i| (0..tiles).map(|t| x[192 * t + i]).sum()).collect())
+    exact(case, o, (0..192).map(|i| (0..tiles).map(|t| x[192 * t + i]).sum::<f32>()).collect())
 }
 
 fn tensor(kernel: &str) -> Scene {
