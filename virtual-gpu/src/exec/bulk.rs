@@ -12,7 +12,7 @@ use crate::memory::{GlobalMemory, SHARED_BASE};
 use crate::options::{Checks, Order};
 use crate::races;
 use crate::registers::Slot;
-use crate::tensor::tma::TensorMap;
+use crate::tensor::tma::{DataType, TensorMap};
 
 pub enum Side {
     Global(Address),
@@ -30,6 +30,27 @@ pub enum Completion {
 pub struct Reduction {
     pub op: Rmw,
     pub bytes: u32,
+}
+
+impl Reduction {
+    /// The same operation on a tensor map's elements: a tensor reduction names no type of its own.
+    fn of_elements(self, data_type: DataType) -> Reduction {
+        use DataType::*;
+        let op = match (self.op, data_type) {
+            (Rmw::Add, F16) => Rmw::AddF16,
+            (Rmw::Add, Bf16) => Rmw::AddBf16,
+            (Rmw::Add, F32 | F32Ftz | Tf32 | Tf32Ftz) => Rmw::AddF32,
+            (Rmw::Add, F64) => Rmw::AddF64,
+            (Rmw::MinU, F16) => Rmw::MinF16,
+            (Rmw::MaxU, F16) => Rmw::MaxF16,
+            (Rmw::MinU, Bf16) => Rmw::MinBf16,
+            (Rmw::MaxU, Bf16) => Rmw::MaxBf16,
+            (Rmw::MinU, I32 | I64) => Rmw::MinS,
+            (Rmw::MaxU, I32 | I64) => Rmw::MaxS,
+            (op, _) => op,
+        };
+        Reduction { op, bytes: data_type.bytes() as u32 }
+    }
 }
 
 /// A decoded bulk or tensor copy.
@@ -219,6 +240,7 @@ pub fn issue(
             return bad(ctx, Kind::Cluster, "a copy from the shared memory of another CTA".into());
         }
         let mut runs: Vec<Run> = Vec::new();
+        let mut reduction = copy.reduction;
         let (mut fill, mut element) = ([0u8; 8], 1u32);
         let (total, span);
         if let Some(map_address) = tensor {
@@ -238,6 +260,7 @@ pub fn issue(
             let at: Vec<i32> = coordinates.iter().map(|&c| warp.registers.r32(c)[lane] as i32).collect();
             map.segments(&at, offset, |s| runs.push((s.global, s.shared, s.length)));
             (fill, element) = (map.fill_bytes(), map.data_type.bytes() as u32);
+            reduction = reduction.map(|r| r.of_elements(map.data_type));
             total = map.box_bytes() as u32;
             span = runs.iter().map(|r| r.1 + r.2).max().unwrap_or(offset) - offset;
         } else {
@@ -299,7 +322,7 @@ pub fn issue(
             let kind = JobKind::Load { runs, fill, element, targets, barrier, bytes: total };
             start(ctx, warp, pc, lane, kind, false);
         } else {
-            let id = start(ctx, warp, pc, lane, JobKind::Store { runs, reduction: copy.reduction }, true);
+            let id = start(ctx, warp, pc, lane, JobKind::Store { runs, reduction }, true);
             warp.bulk.open.push((lane as u32, id));
         }
     }

@@ -167,7 +167,12 @@ pub const BUGS: &[Bug] = &[
     found("neighbours", 1, &[SharedRace, Cluster, Undefined], "no cluster barrier before remote reads"),
     found("neighbours", 2, &[Cluster], "CTA exits while its neighbour reads its memory"),
     found("neighbours", 3, &[OutOfBounds, Cluster, InvalidAccess], "rank outside the cluster"),
-    found("multicast", 1, &[Mbarrier, Cluster], "no cluster barrier after the mbarriers are initialised"),
+    found(
+        "multicast",
+        1,
+        &[Mbarrier, Cluster, AsyncHazard],
+        "no cluster barrier after the mbarriers are initialised",
+    ),
     found(
         "multicast",
         2,
