@@ -100,6 +100,7 @@ fn check(
     let mut found: Option<(u32, usize, u64, bool)> = None;
     let knows = ctx.clocks.knows.get(&own);
     let running = &ctx.clocks.running;
+    let waited = ctx.ctas[ctx.cta].hopper.waited_for_grids;
     // Whether an earlier access is unordered with this one.
     let races = |earlier: u64, earlier_clock: u32, bytes: u64| -> bool {
         if earlier & bytes == 0 {
@@ -107,7 +108,8 @@ fn check(
         }
         let (g, c) = (earlier >> 48, earlier >> 24 & MANY);
         if g != grid {
-            return running.len() > 1 && running.contains(&g);
+            // What an overlapping grid before this one did is ordered by the wait for it alone.
+            return running.len() > 1 && running.contains(&g) && !(g < grid && waited);
         }
         if c == cta {
             return false;

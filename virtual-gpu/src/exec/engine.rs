@@ -112,6 +112,7 @@ impl Engine {
         let check = options.checks == Checks::All;
         let capacity: Vec<u64> = self.grids.iter().map(|g| Self::capacity(g, description)).collect();
         let mut clocks = GridClocks::default();
+        clocks.running = self.grids.iter().map(|g| g.id & 0xffff).collect();
         // CTAs taking turns; more join when those here do not end.
         let mut window = match options.order {
             Order::Random(_) => 1 + self.random.below(6),

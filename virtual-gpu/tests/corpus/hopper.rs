@@ -130,7 +130,7 @@ fn clusters() {
     let mut case = Case::new("hopper_cluster", &HOPPER, "neighbours").grid(4).block(32).cluster(2);
     let (a, o) = (case.input(&x), case.output::<f32>(128));
     case.buffers(&[a, o]);
-    let want: Vec<f32> = (0..128).map(|i| x[(i / 32 ^ 1) * 32 + 31 - i % 32]).collect();
+    let want: Vec<f32> = (0..128).map(|i| x[((i / 32) ^ 1) * 32 + 31 - i % 32]).collect();
     case.check(|out| assert_eq!(out.get::<f32>(o), want));
 }
 

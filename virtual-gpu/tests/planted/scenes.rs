@@ -213,7 +213,7 @@ fn neighbours(kernel: &str) -> Scene {
     let mut case = hopper(kernel).grid(4).block(32).cluster(2);
     let (a, o) = (case.input(&x), case.output::<f32>(128));
     case.buffers(&[a, o]);
-    exact(case, o, (0..128).map(|i| x[(i / 32 ^ 1) * 32 + 31 - i % 32]).collect())
+    exact(case, o, (0..128).map(|i| x[((i / 32) ^ 1) * 32 + 31 - i % 32]).collect())
 }
 
 fn multicast(kernel: &str) -> Scene {

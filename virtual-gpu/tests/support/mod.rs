@@ -239,7 +239,8 @@ pub fn is_close(got: &[f32], want: &[f64], absolute: f64, relative: f64) -> bool
 #[track_caller]
 pub fn assert_close(got: &[f32], want: &[f64], absolute: f64, relative: f64) {
     assert_eq!(got.len(), want.len(), "length");
-    let bad = |(g, w): (&f32, &f64)| !((*g as f64 - w).abs() <= absolute + relative * w.abs());
+    // NaN is bad, too.
+    let bad = |(g, w): (&f32, &f64)| !is_close(&[*g], &[*w], absolute, relative);
     let count = got.iter().zip(want).filter(|(g, w)| bad((g, w))).count();
     if let Some(i) = got.iter().zip(want).position(bad) {
         panic!("[{i}]: {} expected {} ({count} of {} bad)", got[i], want[i], got.len());
