@@ -5,8 +5,12 @@
 
 mod common;
 mod config;
+mod gemm;
 mod generate;
+mod lm_head;
+mod mlp;
 mod model;
+mod moe_gemm;
 mod reference;
 mod tokenizer;
 mod weights;
@@ -15,8 +19,12 @@ fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
         config::trials(),
+        gemm::trials(),
         generate::trials(),
+        lm_head::trials(),
+        mlp::trials(),
         model::trials(),
+        moe_gemm::trials(),
         reference::trials(),
         tokenizer::trials(),
         weights::trials(),

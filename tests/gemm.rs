@@ -1,0 +1,345 @@
+//! The matrix product against the f64 reference: every tile edge, alignment, epilogue and layout.
+
+use libtest_mimic::{Failed, Trial};
+use nanomoe::operations::{Activation, GemmParams, Operations, Residual};
+use nanomoe::reference;
+use nanomoe::tensor::DType;
+
+use crate::common::{Bound, check_close, decode, encode, executors, random, rounded, trial, upload};
+
+/// The three storage types.
+pub const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// What a sum is not: written around the output, and found again if nothing but the output was written.
+const UNTOUCHED: f32 = 12345.0;
+
+/// One product and how its tensors lie in memory.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Elements in front of each row of a and b; with `gap` it makes rows unaligned.
+    lead: usize,
+    /// Elements behind each row of a and b.
+    gap: usize,
+    /// Elements in front of each row of out.
+    out_lead: usize,
+    /// Elements behind each row of out.
+    out_gap: usize,
+    bias: bool,
+    activation: Activation,
+    residual: Kind,
+    out_is_f32: bool,
+    /// Rows of a batch of a three-dimensional output that has room for two more in each batch.
+    batch_rows: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    None,
+    InPlace,
+    From,
+}
+
+impl Case {
+    fn plain(m: usize, n: usize, k: usize) -> Self {
+        Case {
+            m,
+            n,
+            k,
+            lead: 0,
+            gap: 0,
+            out_lead: 0,
+            out_gap: 0,
+            bias: false,
+            activation: Activation::Identity,
+            residual: Kind::None,
+            out_is_f32: false,
+            batch_rows: None,
+        }
+    }
+
+    fn name(&self) -> String {
+        let mut name = format!("{}x{}x{}", self.m, self.n, self.k);
+        if self.lead + self.gap > 0 {
+            name += &format!("_lead{}_gap{}", self.lead, self.gap);
+        }
+        if self.out_lead + self.out_gap > 0 {
+            name += &format!("_out_lead{}_gap{}", self.out_lead, self.out_gap);
+        }
+        if self.bias {
+            name += "_bias";
+        }
+        match self.activation {
+            Activation::Identity => {}
+            Activation::GeluErf => name += "_gelu_erf",
+            Activation::GeluTanh => name += "_gelu_tanh",
+        }
+        match self.residual {
+            Kind::None => {}
+            Kind::InPlace => name += "_inplace",
+            Kind::From => name += "_residual",
+        }
+        if self.out_is_f32 {
+            name += "_to_f32";
+        }
+        if let Some(rows) = self.batch_rows {
+            name += &format!("_batches_of_{rows}");
+        }
+        name
+    }
+}
+
+/// The sizes that break things.
+fn cases() -> Vec<Case> {
+    let shapes = [
+        (1, 1, 1),       // one of everything
+        (1, 33, 8),      // a row: the narrow tile, one 16-byte chunk of K
+        (15, 31, 63),    // one less than the narrow tile and than a stage
+        (16, 32, 64),    // exactly the narrow tile and a stage of bf16
+        (17, 33, 65),    // one more
+        (3, 97, 450),    // more stages than the ring has, in every type
+        (48, 63, 127),   // between the narrow and the middle tile
+        (64, 64, 128),   // the middle tile
+        (65, 65, 31),    // one more; less than a stage of f32
+        (127, 127, 96),  // one less than the wide tile
+        (129, 257, 32),  // one more; exactly a stage of f32
+        (131, 139, 101), // primes
+    ];
+    let mut cases: Vec<Case> = shapes.iter().map(|&(m, n, k)| Case::plain(m, n, k)).collect();
+
+    let layouts = [
+        (8, 8, 8, 8), // strided and 16-byte aligned in every type
+        (4, 0, 4, 0), // 16-byte aligned in f32 only
+        (1, 2, 1, 2), // never aligned
+        (0, 1, 0, 3), // the first row aligned, the others not
+    ];
+    for (lead, gap, out_lead, out_gap) in layouts {
+        cases.push(Case { lead, gap, out_lead, out_gap, ..Case::plain(20, 40, 72) });
+        cases.push(Case { lead, gap, out_lead, out_gap, residual: Kind::From, ..Case::plain(70, 66, 41) });
+    }
+
+    for activation in [Activation::Identity, Activation::GeluErf, Activation::GeluTanh] {
+        for residual in [Kind::None, Kind::InPlace, Kind::From] {
+            let fused = Case { bias: true, activation, residual, ..Case::plain(19, 37, 40) };
+            cases.push(fused);
+            cases.push(Case { out_is_f32: true, bias: false, ..fused });
+        }
+    }
+    for residual in [Kind::None, Kind::InPlace, Kind::From] {
+        // As K and V go into a cache: batches apart, rows in a wider row.
+        let batched = Case { batch_rows: Some(7), bias: true, residual, ..Case::plain(21, 40, 24) };
+        cases.push(batched);
+        cases.push(Case { out_lead: 40, out_gap: 40, ..batched });
+    }
+    cases
+}
+
+/// The activation in f64.
+pub fn activate(activation: Activation) -> fn(f64) -> f64 {
+    match activation {
+        Activation::Identity => |x| x,
+        Activation::GeluErf => reference::gelu_erf,
+        Activation::GeluTanh => reference::gelu_tanh,
+    }
+}
+
+/// The same numbers in f64.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value as f64).collect()
+}
+
+/// `rows` rows of `columns` values, with NaN around them as far as `lead` and `gap` say.
+fn spaced(values: &[f32], columns: usize, lead: usize, gap: usize) -> Vec<f32> {
+    let around = |count| std::iter::repeat_n(f32::NAN, count);
+    let row = |row: &[f32]| around(lead).chain(row.iter().copied()).chain(around(gap)).collect::<Vec<f32>>();
+    values.chunks_exact(columns).flat_map(row).collect()
+}
+
+fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    let Case { m, n, k, lead, gap, out_lead, out_gap, .. } = case;
+    let out_dtype = if case.out_is_f32 { DType::F32 } else { dtype };
+    let a = rounded(dtype, &random(1, m * k));
+    let b = rounded(dtype, &random(2, n * k));
+    let bias = random(3, n);
+    let residual = rounded(out_dtype, &random(4, m * n));
+
+    let row_len = lead + k + gap;
+    let a_buffer = upload(ops, dtype, &spaced(&a, k, lead, gap));
+    let b_buffer = upload(ops, dtype, &spaced(&b, k, lead, gap));
+    let bias_buffer = upload(ops, DType::F32, &bias);
+
+    // Out stands in a larger buffer, whose rest must stay as it is.
+    let out_row = out_lead + n + out_gap;
+    let batch_rows = case.batch_rows.unwrap_or(m);
+    let room = if case.batch_rows.is_some() { batch_rows + 2 } else { batch_rows };
+    let batches = m / batch_rows;
+    let place = |row: usize| ((row / batch_rows) * room + row % batch_rows) * out_row + out_lead;
+    let placed = |values: &[f32]| {
+        let mut all = vec![UNTOUCHED; batches * room * out_row];
+        for (row, values) in values.chunks_exact(n).enumerate() {
+            all[place(row)..][..n].copy_from_slice(values);
+        }
+        all
+    };
+    let inplace = matches!(case.residual, Kind::InPlace);
+    let before = placed(if inplace { &residual } else { &[] });
+    let mut out_buffer = upload(ops, out_dtype, &before);
+    let residual_buffer = upload(ops, out_dtype, &placed(&residual));
+
+    {
+        let a = a_buffer.tensor(&[m, row_len]).narrow(1, lead, k);
+        let b = b_buffer.tensor(&[n, row_len]).narrow(1, lead, k);
+        let mut out = out_buffer.tensor_mut(&[batches, room, out_row]).narrow(2, out_lead, n);
+        out = out.narrow(1, 0, batch_rows);
+        let from = residual_buffer.tensor(&[batches, room, out_row]).narrow(2, out_lead, n);
+        let from = from.narrow(1, 0, batch_rows);
+        let (out, from) = if case.batch_rows.is_some() {
+            (out, from)
+        } else {
+            // Two dimensions, as most callers have it.
+            drop(out);
+            let out = out_buffer.tensor_mut(&[m, out_row]).narrow(1, out_lead, n);
+            (out, residual_buffer.tensor(&[m, out_row]).narrow(1, out_lead, n))
+        };
+        ops.gemm(GemmParams {
+            out,
+            a,
+            b,
+            bias: case.bias.then(|| bias_buffer.tensor(&[n])),
+            activation: case.activation,
+            residual: match case.residual {
+                Kind::None => Residual::None,
+                Kind::InPlace => Residual::InPlace,
+                Kind::From => Residual::From(from),
+            },
+        })?;
+    }
+
+    let mut expected = reference::gemm(&wide(&a), &wide(&b), k);
+    if case.bias {
+        reference::add_bias(&mut expected, &wide(&bias));
+    }
+    expected = expected.into_iter().map(activate(case.activation)).collect();
+    if !matches!(case.residual, Kind::None) {
+        reference::add_residual(&mut expected, &wide(&residual));
+    }
+
+    let mut bytes = vec![0; out_buffer.len() * out_dtype.size()];
+    ops.download(out_buffer.tensor(&[out_buffer.len()]), &mut bytes)?;
+    let mut all = decode(out_dtype, &bytes);
+    let mut got = Vec::with_capacity(m * n);
+    for row in 0..m {
+        got.extend_from_slice(&all[place(row)..][..n]);
+        all[place(row)..][..n].fill(rounded(out_dtype, &[UNTOUCHED])[0]);
+    }
+    let untouched = encode(out_dtype, &vec![UNTOUCHED; all.len()]);
+    if encode(out_dtype, &all) != untouched {
+        return Err("gemm wrote beside its output".into());
+    }
+    check_close("out", &[m, n], &got, &expected, Bound::sum(out_dtype, k, 1.0))?;
+    check_overall("out", out_dtype, &got, &expected, k)
+}
+
+/// The error of the whole, root mean square, is at most twice that of rounding the exact values to `dtype`, plus what
+/// `terms` f32 additions leave: a tile that is slightly off everywhere passes no bound on single elements unseen.
+pub fn check_overall(
+    name: &str,
+    dtype: DType,
+    got: &[f32],
+    expected: &[f64],
+    terms: usize,
+) -> Result<(), Failed> {
+    let exact: Vec<f32> = expected.iter().map(|&value| value as f32).collect();
+    let rms = |values: &[f32]| {
+        let square = |(&value, &expected): (&f32, &f64)| (value as f64 - expected).powi(2);
+        (values.iter().zip(expected).map(square).sum::<f64>() / values.len().max(1) as f64).sqrt()
+    };
+    let size =
+        (expected.iter().map(|value| value * value).sum::<f64>() / expected.len().max(1) as f64).sqrt();
+    let accumulate = f32::EPSILON as f64 * (terms.max(1) as f64).sqrt() * size.max(1.0);
+    let allowed = 2.0 * rms(&rounded(dtype, &exact)) + accumulate;
+    let found = rms(got);
+    // Not `found > allowed`: a NaN is off too.
+    if found <= allowed {
+        return Ok(());
+    }
+    Err(format!("{name}: root mean square error {found:e}, at most {allowed:e} expected").into())
+}
+
+/// A row's bits do not depend on the rows around it, nor on the tile that their number asks for.
+fn run_alone_and_together(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
+    let (m, n, k) = (261, 300, 200);
+    let a = upload(ops, dtype, &random(1, m * k));
+    let b = upload(ops, dtype, &random(2, n * k));
+    let bias = upload(ops, DType::F32, &random(3, n));
+    let product = |first: usize, rows: usize| -> Result<Vec<u8>, Failed> {
+        let mut out = ops.allocate(dtype, rows * n)?;
+        ops.gemm(GemmParams {
+            out: out.tensor_mut(&[rows, n]),
+            a: a.tensor(&[m, k]).narrow(0, first, rows),
+            b: b.tensor(&[n, k]),
+            bias: Some(bias.tensor(&[n])),
+            activation: Activation::GeluErf,
+            residual: Residual::None,
+        })?;
+        let mut bytes = vec![0; rows * n * dtype.size()];
+        ops.download(out.tensor(&[rows, n]), &mut bytes)?;
+        Ok(bytes)
+    };
+    let together = product(0, m)?;
+    let row_bytes = n * dtype.size();
+    for (first, rows) in [(0, 1), (77, 1), (260, 1), (100, 64), (3, 129)] {
+        if product(first, rows)? != together[first * row_bytes..][..rows * row_bytes] {
+            return Err(format!("rows {first}..{} differ when computed alone", first + rows).into());
+        }
+    }
+    if product(0, m)? != together {
+        return Err("the same call gave other bits".into());
+    }
+    Ok(())
+}
+
+/// Sizes of zero: nothing is launched, nothing is written; a sum of no terms is the bias.
+fn run_empty(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
+    let some = upload(ops, dtype, &random(1, 64));
+    let bias_values = rounded(dtype, &random(2, 8));
+    let bias = upload(ops, DType::F32, &bias_values);
+    for (m, n, k) in [(0, 8, 8), (8, 0, 8), (8, 8, 0)] {
+        let mut out = upload(ops, dtype, &vec![UNTOUCHED; 64]);
+        ops.gemm(GemmParams {
+            out: out.tensor_mut(&[m, n]),
+            a: some.tensor(&[m, k]),
+            b: some.tensor(&[n, k]),
+            bias: (n > 0).then(|| bias.tensor(&[n])),
+            activation: Activation::Identity,
+            residual: Residual::None,
+        })?;
+        let mut bytes = vec![0; 64 * dtype.size()];
+        ops.download(out.tensor(&[64]), &mut bytes)?;
+        let expected = if k == 0 { bias_values.repeat(8) } else { vec![UNTOUCHED; 64] };
+        if bytes != encode(dtype, &expected) {
+            return Err(format!("{m}x{n}x{k}: {:?}", decode(dtype, &bytes)).into());
+        }
+    }
+    Ok(())
+}
+
+/// Every trial of `gemm`.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for &executor in executors() {
+        for dtype in DTYPES {
+            for case in cases() {
+                trials.push(trial("gemm", dtype, case.name(), executor, move |ops| run(ops, dtype, case)));
+            }
+            trials.push(trial("gemm", dtype, "empty", executor, move |ops| run_empty(ops, dtype)));
+            if executor.name != "cpu" {
+                let run = move |ops: &dyn Operations| run_alone_and_together(ops, dtype);
+                trials.push(trial("gemm", dtype, "alone_and_together", executor, run));
+            }
+        }
+    }
+    trials
+}

@@ -1,0 +1,123 @@
+//! The grouped matrix product against the f64 reference: every way in which rows can be spread over experts.
+
+use libtest_mimic::{Failed, Trial};
+use nanomoe::operations::{Activation, MoeGemmParams, Operations};
+use nanomoe::reference;
+use nanomoe::tensor::DType;
+
+use crate::common::{Bound, check_close, download, executors, random, rounded, trial, upload, upload_i32};
+use crate::gemm::{DTYPES, activate, wide};
+
+const UNTOUCHED: f32 = 12345.0;
+
+#[derive(Clone)]
+struct Case {
+    name: &'static str,
+    /// Rows of each expert.
+    loads: Vec<usize>,
+    /// Rows of out that no expert has.
+    spare: usize,
+    n: usize,
+    k: usize,
+    /// Rows of a, from which each row of out takes any; without, out's row r takes row r.
+    gathered_from: Option<usize>,
+    has_bias: bool,
+    activation: Activation,
+}
+
+fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    let Case { n, k, .. } = case;
+    let num_experts = case.loads.len();
+    let mut offsets = vec![0i32];
+    for &load in &case.loads {
+        offsets.push(offsets[offsets.len() - 1] + load as i32);
+    }
+    let num_rows = *offsets.last().expect("one offset at least") as usize;
+    let max_rows = num_rows + case.spare;
+    let num_a_rows = case.gathered_from.unwrap_or(max_rows);
+    let a = rounded(dtype, &random(1, num_a_rows * k));
+    let b = rounded(dtype, &random(2, num_experts * n * k));
+    let bias = random(3, num_experts * n);
+    // Far apart and repeated, as tokens with several experts are; -1 beyond the last row, as dispatch leaves it.
+    let row_index: Vec<i32> =
+        (0..max_rows).map(|row| if row < num_rows { (row * 7919 % num_a_rows) as i32 } else { -1 }).collect();
+
+    let a_buffer = upload(ops, dtype, &a);
+    let b_buffer = upload(ops, dtype, &b);
+    let bias_buffer = upload(ops, DType::F32, &bias);
+    let offsets_buffer = upload_i32(ops, &offsets);
+    let index_buffer = upload_i32(ops, &row_index);
+    let mut out_buffer = upload(ops, dtype, &vec![UNTOUCHED; max_rows * n]);
+    ops.moe_gemm(MoeGemmParams {
+        out: out_buffer.tensor_mut(&[max_rows, n]),
+        a: a_buffer.tensor(&[num_a_rows, k]),
+        row_index: case.gathered_from.map(|_| index_buffer.tensor(&[max_rows])),
+        b: b_buffer.tensor(&[num_experts, n, k]),
+        bias: case.has_bias.then(|| bias_buffer.tensor(&[num_experts, n])),
+        expert_offsets: offsets_buffer.tensor(&[num_experts + 1]),
+        activation: case.activation,
+    })?;
+
+    let expected = reference::moe_gemm(
+        &wide(&a),
+        case.gathered_from.map(|_| &row_index[..]),
+        &offsets,
+        &wide(&b),
+        case.has_bias.then_some(wide(&bias)).as_deref(),
+        (n, k),
+        activate(case.activation),
+    );
+    let got = download(ops, &out_buffer);
+    check_close("out", &[num_rows, n], &got[..num_rows * n], &expected, Bound::sum(dtype, k, 1.0))?;
+    let untouched = rounded(dtype, &[UNTOUCHED])[0];
+    match got[num_rows * n..].iter().position(|&value| value != untouched) {
+        None => Ok(()),
+        Some(index) => Err(format!("row {} is no expert's, but was written", num_rows + index / n).into()),
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, loads: &[usize]| Case {
+        name,
+        loads: loads.to_vec(),
+        spare: 0,
+        n: 40,
+        k: 72,
+        gathered_from: Some(23),
+        has_bias: true,
+        activation: Activation::GeluErf,
+    };
+    let mut many = vec![0; 70];
+    many[3] = 2; // in the first 32 experts that a warp scans
+    many[33] = 17;
+    many[69] = 5; // in the third
+    vec![
+        case("one_row", &[1]),
+        case("even", &[8, 8, 8, 8]),
+        case("tile_edges", &[15, 16, 17, 1]),
+        case("empty_experts", &[0, 5, 0, 0, 19, 0]),
+        case("all_on_one", &[0, 0, 61, 0]),
+        case("all_on_the_last", &[0, 0, 0, 37]),
+        case("no_rows", &[0, 0, 0]),
+        case("more_experts_than_lanes", &many),
+        case("wide_tiles", &[64, 129, 0, 70]),
+        Case { spare: 9, ..case("spare_rows", &[4, 0, 9]) },
+        Case { gathered_from: None, spare: 5, ..case("not_gathered", &[4, 20, 9]) },
+        Case { has_bias: false, activation: Activation::Identity, ..case("plain", &[3, 30]) },
+        Case { activation: Activation::GeluTanh, n: 33, k: 67, ..case("primes_gelu_tanh", &[11, 31]) },
+        Case { n: 130, k: 450, ..case("long_sums", &[3, 18]) },
+    ]
+}
+
+/// Every trial of `moe_gemm`.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for &executor in executors() {
+        for dtype in DTYPES {
+            for case in cases() {
+                trials.push(trial("moe_gemm", dtype, case.name, executor, move |ops| run(ops, dtype, case)));
+            }
+        }
+    }
+    trials
+}
