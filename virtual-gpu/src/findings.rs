@@ -158,13 +158,17 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Adds a finding, or counts it with the first of its kind at the same instruction.
+    /// Adds a finding, or counts it with the first of its kind at the same source line.
     pub fn add(&mut self, finding: Finding) {
+        // Copies of an unrolled line are one place.
+        let same_place = |a: &Place, b: &Place| {
+            a.opcode == b.opcode
+                && if a.frames.is_empty() { a.ptx_line == b.ptx_line } else { a.frames == b.frames }
+        };
         let same = self.list.iter_mut().find(|f| {
             f.kind == finding.kind
                 && f.kernel == finding.kernel
-                && f.place.ptx_line == finding.place.ptx_line
-                && f.place.opcode == finding.place.opcode
+                && same_place(&f.place, &finding.place)
                 && (!finding.kernel.is_empty() || f.message == finding.message)
         });
         match same {
