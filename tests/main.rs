@@ -3,6 +3,7 @@
 //! A trial is named `operation::dtype::shape::executor`. Trials of an executor that is not here are listed as ignored,
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
+mod cli;
 mod common;
 mod config;
 mod gemm;
@@ -18,6 +19,7 @@ mod weights;
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
+        cli::trials(),
         config::trials(),
         gemm::trials(),
         generate::trials(),
