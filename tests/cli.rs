@@ -339,18 +339,18 @@ fn bad_inputs() -> Result<(), Failed> {
     let good = ids("input_ids", &[1, 2], &[3, 4]);
     for (tensors, expected) in [
         (vec![], "input_ids is missing"),
-        (vec![ids("input_ids", &[1, 2], &[3, 199])], "199"),
+        (vec![ids("input_ids", &[1, 2], &[3, 199])], "id 199"),
         (vec![ids("input_ids", &[1, 2], &[3, -1])], "input_ids holds -1"),
         (vec![ids("input_ids", &[1, 2], &[3, 1 << 40])], "input_ids holds 1099511627776"),
-        (vec![ids("input_ids", &[1, 65], &[0; 65])], "65"),
+        (vec![ids("input_ids", &[1, 65], &[0; 65])], "a sequence of 65 tokens, but at most 64 fit"),
         (vec![ids("input_ids", &[2, 0], &[])], "input_ids is empty"),
         (vec![ids("input_ids", &[0, 2], &[])], "input_ids is empty"),
         (vec![ids("input_ids", &[2], &[3, 4])], "input_ids has shape [2], expected integers [batch, seq]"),
         (vec![floats], "expected integers [batch, seq]"),
         (vec![doubles], "input_ids has dtype F64"),
         (vec![good.clone(), ids("targets", &[1, 1], &[3])], "targets has shape [1, 1]"),
-        (vec![good.clone(), ids("targets", &[1, 2], &[3, 199])], "199"),
-        (vec![good.clone(), ids("targets", &[1, 2], &[3, -2])], "-2"),
+        (vec![good.clone(), ids("targets", &[1, 2], &[3, 199])], "target 199 at position 1 is neither"),
+        (vec![good.clone(), ids("targets", &[1, 2], &[3, -2])], "target -2 at position 1 is neither"),
     ] {
         std::fs::write(&input, safetensors_bytes(&tensors))?;
         let args = ["logits", "--model", text(&dir), "--input", text(&input), "--output", text(&target)];
