@@ -3,8 +3,9 @@
 //     out[t, :] = (sum[t, :] - mean) * rsqrt(var + eps) * gamma + beta
 // x, delta, sum, out: [num_tokens, hidden_size]    gamma, beta: f32 [hidden_size]
 // One row of threads a token: a warp up to 1,024 two-byte elements, then a block. The row is read once and kept in
-// registers, so mean and variance are two exact passes, not E[x^2] - E[x]^2, which cancels when |mean| >> std. A row
-// longer than a block's registers hold is read again where it does not fit. Memory bound: 2 accesses an element.
+// registers, so mean and variance are two passes (the second corrects the first's rounding, Chan et al. 1983), not
+// E[x^2] - E[x]^2, which cancels when |mean| >> std. What of a row is beyond a block's registers is read again.
+// Memory bound: 2 accesses an element.
 // Launcher: src/kernels/layer_norm.rs
 #include "chunk.cuh"
 #include "reduce.cuh"
@@ -104,7 +105,7 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
     }
     const float mean = row_sum(partial, smem_partial) / p.hidden_size;
 
-    // Sum the squared deviations
+    // Sum the deviations and their squares. What the deviations sum to is the rounding error of the mean
     const auto reload = [&](float (&values)[kCount], int first) {
         if (p.sum != 0) {
             load_chunk<kWhole>(values, static_cast<const T*>(sum_row) + first, p.hidden_size - first);
@@ -112,23 +113,26 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
             load_sum<T, kWhole>(values, x_row, delta_row, first, p);
         }
     };
-    const auto add_squares = [&](float partial_squares, const float (&values)[kCount], int first) {
+    float partial_squares = 0.0f;
+    const auto add_deviations = [&](const float (&values)[kCount], int first) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-            const float deviation = values[i] - mean;
-            if (first + i < p.hidden_size) partial_squares = fmaf(deviation, deviation, partial_squares);
+            const float deviation = first + i < p.hidden_size ? values[i] - mean : 0.0f;
+            partial += deviation;
+            partial_squares = fmaf(deviation, deviation, partial_squares);
         }
-        return partial_squares;
     };
     partial = 0.0f;
 #pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) partial = add_squares(partial, kept[c], thread_first + c * chunk_step);
+    for (int c = 0; c < kNumChunks; ++c) add_deviations(kept[c], thread_first + c * chunk_step);
     for (int first = first_unkept; first < p.hidden_size; first += chunk_step) {
         float values[kCount];
         reload(values, first);
-        partial = add_squares(partial, values, first);
+        add_deviations(values, first);
     }
-    const float rstd = 1.0f / sqrtf(row_sum(partial, smem_partial) / p.hidden_size + p.eps);
+    const float mean_error = row_sum(partial, smem_partial) / p.hidden_size;
+    const float mean_square = row_sum(partial_squares, smem_partial) / p.hidden_size;
+    const float rstd = 1.0f / sqrtf(fmaf(-mean_error, mean_error, mean_square) + p.eps);
 
     // Normalise, scale, shift
     const auto write = [&](const float (&values)[kCount], int first) {
@@ -138,7 +142,7 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
         if (p.beta != 0) load_chunk<kWhole>(shift, beta + first, valid);
         float normed[kCount];
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) normed[i] = fmaf((values[i] - mean) * rstd, scale[i], shift[i]);
+        for (int i = 0; i < kCount; ++i) normed[i] = fmaf((values[i] - mean - mean_error) * rstd, scale[i], shift[i]);
         store_chunk<kWhole>(out_row + first, normed, valid);
     };
 #pragma unroll
@@ -162,12 +166,12 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(kMaxThreads) layer_norm_f32(const __grid_constant__ LayerNormParams p) {
+extern "C" __global__ void __launch_bounds__(kMaxThreads, 1) layer_norm_f32(const __grid_constant__ LayerNormParams p) {
     layer_norm<float>(p);
 }
-extern "C" __global__ void __launch_bounds__(kMaxThreads) layer_norm_bf16(const __grid_constant__ LayerNormParams p) {
+extern "C" __global__ void __launch_bounds__(kMaxThreads, 1) layer_norm_bf16(const __grid_constant__ LayerNormParams p) {
     layer_norm<Bf16>(p);
 }
-extern "C" __global__ void __launch_bounds__(kMaxThreads) layer_norm_f16(const __grid_constant__ LayerNormParams p) {
+extern "C" __global__ void __launch_bounds__(kMaxThreads, 1) layer_norm_f16(const __grid_constant__ LayerNormParams p) {
     layer_norm<F16>(p);
 }

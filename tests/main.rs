@@ -3,32 +3,44 @@
 //! A trial is named `operation::dtype::shape::executor`. Trials of an executor that is not here are listed as ignored,
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
-mod cli;
 mod common;
+mod attention;
+mod cli;
 mod config;
+mod embedding;
 mod gemm;
 mod generate;
+mod layer_norm;
 mod lm_head;
 mod mlp;
 mod model;
+mod moe_combine;
+mod moe_dispatch;
 mod moe_gemm;
 mod reference;
 mod tokenizer;
+mod topk_gating;
 mod weights;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
+        attention::trials(),
         cli::trials(),
         config::trials(),
+        embedding::trials(),
         gemm::trials(),
         generate::trials(),
+        layer_norm::trials(),
         lm_head::trials(),
         mlp::trials(),
         model::trials(),
+        moe_combine::trials(),
+        moe_dispatch::trials(),
         moe_gemm::trials(),
         reference::trials(),
         tokenizer::trials(),
+        topk_gating::trials(),
         weights::trials(),
     ];
     libtest_mimic::run(&arguments, modules.into_iter().flatten().collect()).exit_code()

@@ -131,6 +131,7 @@ impl Attention<'_> {
         // One past the last key that any query of the block sees; none may be seen at all.
         let keys = (self.lengths[batch] + first + queries).saturating_sub(self.dims.seq_len);
         if keys == 0 {
+            out.fill(0.0);
             return;
         }
         if queries < FEW_QUERIES || self.table.is_some() {

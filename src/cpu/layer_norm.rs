@@ -35,15 +35,17 @@ pub(super) fn layer_norm(p: LayerNormParams<Tensor<'_>, TensorMut<'_>>) -> Resul
     Ok(())
 }
 
-/// Two passes over a row in cache: the mean, then the squared distances from it.
+/// Two passes over a row in cache: the mean, then the distances from it and their squares. What the distances sum to
+/// is the rounding error of the mean, which would show where the mean is large against the deviation.
 #[inline(always)]
 fn normalize(out: &mut [f32], x: &[f32], gamma: &[f32], beta: Option<&[f32]>, eps: f32) {
     let len = x.len() as f32;
     let mean = sum_of(x, |value| value) / len;
-    let variance = sum_of(x, |value| (value - mean) * (value - mean)) / len;
+    let mean_error = sum_of(x, |value| value - mean) / len;
+    let variance = sum_of(x, |value| (value - mean) * (value - mean)) / len - mean_error * mean_error;
     let rstd = 1.0 / (variance + eps).sqrt();
     for ((out, value), gamma) in out.iter_mut().zip(x).zip(gamma) {
-        *out = (value - mean) * rstd * gamma;
+        *out = (value - mean - mean_error) * rstd * gamma;
     }
     if let Some(beta) = beta {
         add_scaled(out, 1.0, beta);

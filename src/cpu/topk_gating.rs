@@ -75,7 +75,7 @@ pub(super) fn topk_gating(p: TopkGatingParams<Tensor<'_>, TensorMut<'_>>) -> Res
         out.into_slice::<i32>(NAME)?.copy_from_slice(&counts);
     }
     if let Some(out) = p.losses {
-        let tokens = dims.num_tokens as f64;
+        let tokens = dims.num_tokens.max(1) as f64;
         let balance: f64 = counts.iter().zip(&weight_sums).map(|(&count, sum)| f64::from(count) * sum).sum();
         let aux_loss = num_experts as f64 * balance / (tokens * tokens);
         out.into_slice::<f32>(NAME)?.copy_from_slice(&[aux_loss as f32, (z_sum / tokens) as f32]);

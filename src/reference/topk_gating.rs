@@ -87,7 +87,7 @@ pub fn topk_gating(
             gating.z_loss += log_sum_exp(row).powi(2) / num_tokens as f64;
         }
     }
-    let tokens = num_tokens as f64;
+    let tokens = num_tokens.max(1) as f64; // no tokens, no loss
     let balance =
         gating.counts.iter().zip(&weight_sums).map(|(&count, sum)| f64::from(count) / tokens * sum / tokens);
     gating.aux_loss = num_experts as f64 * balance.sum::<f64>();

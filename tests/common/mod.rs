@@ -3,12 +3,14 @@
 mod checkpoint;
 mod compare;
 mod executors;
+mod padded;
 
 pub use checkpoint::{
     Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
 };
 pub use compare::{Bound, check_close, check_equal};
 pub use executors::{Executor, executors, trial};
+pub use padded::{Layout, Padded, f64s};
 
 use nanomoe::buffer::Buffer;
 use nanomoe::operations::Operations;

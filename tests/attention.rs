@@ -1,0 +1,257 @@
+//! Causal attention: prefill, decoding, chunks in between, grouped heads, block tables.
+
+use libtest_mimic::{Failed, Trial};
+use nanomoe::operations::{AttentionParams, Operations};
+use nanomoe::reference::{self, AttentionShape};
+use nanomoe::tensor::DType;
+
+use crate::common::{Bound, Executor, Layout, Padded, check_close, f64s, random, rounded, trial, upload_i32};
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch_size: usize,
+    seq_len: usize,
+    kv_len: usize,
+    /// Room for keys behind the last; NaN stands in it.
+    spare: usize,
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    layout: Layout,
+    /// A length for each sequence: kv_len, one less than it, ... and 0 for the last.
+    ragged: bool,
+    /// Keys in blocks of this many, in shuffled order.
+    block_size: Option<usize>,
+    /// Factor on q: large scores leave one weight in a row.
+    sharpness: f32,
+}
+
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
+    let base = Case {
+        batch_size: 1,
+        seq_len: 33,
+        kv_len: 33,
+        spare: 0,
+        num_heads: 2,
+        num_kv_heads: 2,
+        head_dim: 64,
+        layout: Layout::Dense,
+        ragged: false,
+        block_size: None,
+        sharpness: 1.0,
+    };
+    let decode = Case { seq_len: 1, kv_len: 100, ..base };
+    let mut cases = vec![
+        Case { batch_size: 3, ..base },
+        Case { layout: Layout::Strided, ..base },
+        Case { layout: Layout::Unaligned, ..base },
+        Case { sharpness: 300.0, ..base },
+        Case { num_heads: 6, num_kv_heads: 2, ..base },
+        Case { num_heads: 8, num_kv_heads: 1, seq_len: 70, kv_len: 70, ..base },
+        Case { spare: 40, batch_size: 2, ..base },
+        Case { ragged: true, batch_size: 3, ..base },
+        // a chunk of queries behind a cache, and queries before every key
+        Case { seq_len: 5, kv_len: 131, ..base },
+        Case { seq_len: 66, kv_len: 200, spare: 9, ..base },
+        Case { seq_len: 9, kv_len: 4, ..base },
+        Case { kv_len: 0, spare: 8, ..base },
+        Case { block_size: Some(16), ..base },
+        Case { block_size: Some(5), batch_size: 2, seq_len: 7, kv_len: 77, spare: 10, ..base },
+        Case { block_size: Some(16), ragged: true, batch_size: 2, layout: Layout::Unaligned, ..base },
+        Case { batch_size: 0, ..base },
+        decode,
+        Case { batch_size: 3, ragged: true, spare: 28, ..decode },
+        Case { block_size: Some(16), batch_size: 2, ragged: true, ..decode },
+        Case { layout: Layout::Unaligned, head_dim: 63, ..decode },
+        Case { num_heads: 4, num_kv_heads: 1, ..decode }, // the most rows of the decode kernel
+        Case { num_heads: 10, num_kv_heads: 2, ..decode }, // the fewest of the tiled ones
+        Case { seq_len: 4, kv_len: 40, ..base },
+        Case { kv_len: 0, spare: 8, ..decode },
+        Case { sharpness: 300.0, ..decode },
+    ];
+    // around the tiles of rows (32 and 64) and of keys (32 and 64), and a prime
+    for seq_len in [1, 5, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 131] {
+        cases.push(Case { seq_len, kv_len: seq_len, ..base });
+    }
+    for kv_len in [1, 2, 31, 127, 128, 129, 300] {
+        cases.push(Case { kv_len, ..decode });
+    }
+    // around the sizes the kernels are compiled for, odd ones, and those in use
+    for head_dim in [1, 7, 8, 40, 63, 65, 80, 96, 128, 129, 192, 255, 256] {
+        cases.push(Case { head_dim, seq_len: 70, kv_len: 70, ..base });
+        cases.push(Case { head_dim, kv_len: 67, ..decode });
+    }
+    let mut trials = Vec::new();
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for &case in &cases {
+            let shape = name(case);
+            for &executor in executors {
+                trials.push(trial("attention", dtype, &shape, executor, move |ops| run(ops, dtype, case)));
+            }
+        }
+        for &executor in executors {
+            trials.push(trial("attention", dtype, "2x37x3x4x32-packed-qkv", executor, move |ops| {
+                packed(ops, dtype)
+            }));
+        }
+    }
+    trials
+}
+
+fn name(case: Case) -> String {
+    let Case { batch_size, seq_len, kv_len, spare, num_heads, num_kv_heads, head_dim, layout, .. } = case;
+    let ragged = if case.ragged { "-ragged" } else { "" };
+    let blocks = case.block_size.map_or(String::new(), |size| format!("-blocks{size}"));
+    let sharp = if case.sharpness > 1.0 { "-sharp" } else { "" };
+    format!(
+        "{batch_size}x{seq_len}x{num_heads}x{head_dim}-kv{kv_len}+{spare}x{num_kv_heads}-{layout:?}{ragged}{blocks}{sharp}"
+    )
+}
+
+/// Weights are rounded to the storage type before they meet v, whose values are below 1; scores carry the rounding of a
+/// sum of head_dim products, which their exponential turns into a relative error.
+fn bound(dtype: DType, head_dim: usize, sharpness: f32) -> Bound {
+    let score = 4.0 * f64::from(f32::EPSILON) * f64::from(sharpness) * (head_dim as f64).sqrt();
+    Bound { absolute: Bound::epsilon(dtype) / 2.0 + score, relative: Bound::epsilon(dtype) }
+}
+
+fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    let Case { batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim, layout, .. } = case;
+    let capacity = kv_len + case.spare;
+    let (q_rows, kv_rows) = (batch_size * seq_len * num_heads, batch_size * capacity * num_kv_heads);
+    let scaled: Vec<f32> = random(1, q_rows * head_dim).iter().map(|x| x * case.sharpness).collect();
+    let q = rounded(dtype, &scaled);
+    let k = rounded(dtype, &random(2, kv_rows * head_dim));
+    let v = rounded(dtype, &random(3, kv_rows * head_dim));
+    let lengths: Vec<usize> = (0..batch_size)
+        .map(|b| match () {
+            () if !case.ragged => kv_len,
+            () if b + 1 == batch_size => 0,
+            () => kv_len - b,
+        })
+        .collect();
+
+    // What lies behind a sequence's last key must not be used
+    let key_len = num_kv_heads * head_dim;
+    let with_garbage = |values: &[f32]| {
+        let mut values = values.to_vec();
+        for (key, row) in values.chunks_mut(key_len).enumerate() {
+            if key % capacity >= lengths[key / capacity] {
+                row.fill(f32::NAN);
+            }
+        }
+        values
+    };
+    let (stored_k, stored_v) = (with_garbage(&k), with_garbage(&v));
+    let q_tensor = Padded::new(ops, dtype, &q, head_dim, layout);
+    let mut out = Padded::output(ops, dtype, q_rows, head_dim, layout);
+    let length_buffer = upload_i32(ops, &lengths.iter().map(|&length| length as i32).collect::<Vec<_>>());
+    let blocks = case.block_size.map(|size| Blocks::new(batch_size, capacity, size));
+    let in_place = |values: &[f32]| {
+        let values = match &blocks {
+            Some(blocks) => blocks.scatter(values, key_len),
+            None => values.to_vec(),
+        };
+        Padded::new(ops, dtype, &values, head_dim, layout)
+    };
+    let (k_tensor, v_tensor) = (in_place(&stored_k), in_place(&stored_v));
+    let table_buffer = blocks.as_ref().map(|blocks| upload_i32(ops, &blocks.table));
+    let inner = blocks.as_ref().map_or(capacity, |blocks| blocks.size);
+    let softmax_scale = 1.0 / (head_dim as f32).sqrt();
+    ops.attention(AttentionParams {
+        out: out.tensor_mut().split(0, num_heads).split(0, seq_len),
+        q: q_tensor.tensor().split(0, num_heads).split(0, seq_len),
+        k: k_tensor.tensor().split(0, num_kv_heads).split(0, inner),
+        v: v_tensor.tensor().split(0, num_kv_heads).split(0, inner),
+        kv_len,
+        kv_lengths: case.ragged.then(|| length_buffer.tensor(&[batch_size])),
+        block_table: match (&blocks, &table_buffer) {
+            (Some(blocks), Some(buffer)) => Some(buffer.tensor(&[batch_size, blocks.per_sequence])),
+            _ => None,
+        },
+        softmax_scale,
+    })?;
+
+    let shape = AttentionShape {
+        batch_size,
+        query_len: seq_len,
+        kv_len: capacity,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        scale: f64::from(softmax_scale),
+        causal: true,
+    };
+    let expected = reference::attention(&f64s(&q), &f64s(&k), &f64s(&v), &shape, Some(&lengths));
+    let dims = [batch_size, seq_len, num_heads, head_dim];
+    check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, case.sharpness))
+}
+
+/// Keys in blocks that stand in another order, one block of the pool unused.
+struct Blocks {
+    size: usize,
+    per_sequence: usize,
+    capacity: usize,
+    num_blocks: usize,
+    /// `[batch_size, per_sequence]`
+    table: Vec<i32>,
+}
+
+impl Blocks {
+    fn new(batch_size: usize, capacity: usize, size: usize) -> Self {
+        let per_sequence = capacity.div_ceil(size);
+        let used = batch_size * per_sequence;
+        let table = (0..used).map(|block| (used - block) as i32).collect();
+        Blocks { size, per_sequence, capacity, num_blocks: used + 1, table }
+    }
+
+    /// `values` `[batch_size, capacity, key_len]` as `[num_blocks, size, key_len]`, NaN where no key stands.
+    fn scatter(&self, values: &[f32], key_len: usize) -> Vec<f32> {
+        let mut pool = vec![f32::NAN; self.num_blocks * self.size * key_len];
+        for (index, row) in values.chunks(key_len).enumerate() {
+            let (batch, key) = (index / self.capacity, index % self.capacity);
+            let block = self.table[batch * self.per_sequence + key / self.size] as usize;
+            pool[(block * self.size + key % self.size) * key_len..][..key_len].copy_from_slice(row);
+        }
+        pool
+    }
+}
+
+/// q, k and v as a QKV projection leaves them: `[batch_size, seq_len, 3, num_heads, head_dim]`.
+fn packed(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
+    let (batch_size, seq_len, num_heads, head_dim) = (2, 37, 3, 32);
+    let width = num_heads * head_dim;
+    let values = rounded(dtype, &random(4, batch_size * seq_len * 3 * width));
+    let qkv = Padded::new(ops, dtype, &values, 3 * width, Layout::Dense);
+    let mut out = Padded::output(ops, dtype, batch_size * seq_len, width, Layout::Dense);
+    let part =
+        |index: usize| qkv.tensor().narrow(1, index * width, width).split(1, head_dim).split(0, seq_len);
+    let softmax_scale = 1.0 / (head_dim as f32).sqrt();
+    ops.attention(AttentionParams {
+        out: out.tensor_mut().split(1, head_dim).split(0, seq_len),
+        q: part(0),
+        k: part(1),
+        v: part(2),
+        kv_len: seq_len,
+        kv_lengths: None,
+        block_table: None,
+        softmax_scale,
+    })?;
+
+    let column = |index: usize| -> Vec<f64> {
+        values.chunks(3 * width).flat_map(|row| f64s(&row[index * width..][..width])).collect()
+    };
+    let shape = AttentionShape {
+        batch_size,
+        query_len: seq_len,
+        kv_len: seq_len,
+        num_heads,
+        num_kv_heads: num_heads,
+        head_dim,
+        scale: f64::from(softmax_scale),
+        causal: true,
+    };
+    let expected = reference::attention(&column(0), &column(1), &column(2), &shape, None);
+    let dims = [batch_size, seq_len, num_heads, head_dim];
+    check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, 1.0))
+}

@@ -1,0 +1,113 @@
+//! Rows of assignments in expert-major order.
+
+use libtest_mimic::{Failed, Trial};
+use nanomoe::operations::{MoeDispatchParams, Operations};
+use nanomoe::reference;
+use nanomoe::tensor::DType;
+use rand::{Rng, SeedableRng};
+
+use crate::common::{Executor, check_equal, download_i32, trial, upload_i32};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Load {
+    /// Every expert as likely as any.
+    Even,
+    /// All first choices on one expert.
+    OneExpert,
+    /// The even experts get nothing.
+    OddOnly,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    num_tokens: usize,
+    k: usize,
+    num_experts: usize,
+    capacity: Option<usize>,
+    load: Load,
+}
+
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
+    let base = Case { num_tokens: 33, k: 2, num_experts: 8, capacity: None, load: Load::Even };
+    let mut cases = vec![
+        base,
+        Case { capacity: Some(10), ..base },
+        Case { capacity: Some(0), ..base },
+        Case { load: Load::OneExpert, ..base },
+        Case { load: Load::OneExpert, capacity: Some(16), ..base },
+        Case { load: Load::OddOnly, ..base },
+        Case { num_experts: 1, k: 1, ..base },
+        Case { num_experts: 8, k: 8, ..base },
+        Case { num_experts: 1024, k: 3, ..base },
+        Case { num_tokens: 0, ..base },
+        // the last assignment of one block, then one more: a second block and a launch that counts first
+        Case { num_tokens: 1024, ..base },
+        Case { num_tokens: 1025, ..base },
+        Case { num_tokens: 1025, capacity: Some(150), ..base },
+        Case { num_tokens: 1500, num_experts: 65, capacity: Some(40), ..base },
+        Case { num_tokens: 1031, k: 4, num_experts: 1024, ..base },
+        Case { num_tokens: 2053, load: Load::OneExpert, capacity: Some(1500), ..base },
+    ];
+    for num_tokens in [1, 2, 31, 32, 255, 257] {
+        cases.push(Case { num_tokens, ..base });
+    }
+    let mut trials = Vec::new();
+    for case in cases {
+        let Case { num_tokens, k, num_experts, capacity, load } = case;
+        let capacity = capacity.map_or(String::new(), |capacity| format!("-capacity{capacity}"));
+        let shape = format!("{num_tokens}x{k}-e{num_experts}{capacity}-{load:?}");
+        for &executor in executors {
+            trials.push(trial("moe_dispatch", DType::I32, &shape, executor, move |ops| run(ops, case)));
+        }
+    }
+    trials
+}
+
+/// k different experts for each token.
+fn expert_ids(case: Case) -> Vec<i32> {
+    let mut rng = rand::rngs::SmallRng::seed_from_u64(7);
+    let mut ids = Vec::new();
+    for _ in 0..case.num_tokens {
+        let mut chosen: Vec<i32> = Vec::new();
+        while chosen.len() < case.k {
+            let mut expert = rng.random_range(0..case.num_experts) as i32;
+            match case.load {
+                Load::OneExpert if chosen.is_empty() => expert = 5,
+                Load::OddOnly => expert |= 1,
+                _ => {}
+            }
+            if !chosen.contains(&expert) {
+                chosen.push(expert);
+            }
+        }
+        ids.extend(chosen);
+    }
+    ids
+}
+
+fn run(ops: &dyn Operations, case: Case) -> Result<(), Failed> {
+    let Case { num_tokens, k, num_experts, capacity, .. } = case;
+    let ids = expert_ids(case);
+    let id_buffer = upload_i32(ops, &ids);
+    let filled = |len: usize| upload_i32(ops, &vec![-7; len]);
+    let mut offsets = filled(num_experts + 1);
+    let mut row_tokens = filled(num_tokens * k);
+    let mut slots = filled(num_tokens * k);
+    let scratch_len = MoeDispatchParams::scratch_len(num_experts);
+    let mut scratch = ops.allocate(DType::I32, scratch_len)?;
+    ops.moe_dispatch(MoeDispatchParams {
+        expert_ids: id_buffer.tensor(&[num_tokens, k]),
+        num_experts,
+        capacity,
+        expert_offsets: offsets.tensor_mut(&[num_experts + 1]),
+        row_tokens: row_tokens.tensor_mut(&[num_tokens * k]),
+        slots: slots.tensor_mut(&[num_tokens, k]),
+        scratch: scratch.tensor_mut(&[scratch_len]),
+    })?;
+
+    let mut expected = reference::moe_dispatch(&ids, k, num_experts, capacity);
+    expected.tokens.resize(num_tokens * k, -1);
+    check_equal("expert_offsets", &[num_experts + 1], &download_i32(ops, &offsets), &expected.offsets)?;
+    check_equal("slots", &[num_tokens, k], &download_i32(ops, &slots), &expected.slots)?;
+    check_equal("row_tokens", &[num_tokens * k], &download_i32(ops, &row_tokens), &expected.tokens)
+}
