@@ -15,7 +15,7 @@ fn main() {
             return;
         }
     };
-    let mut criterion = criterion::Criterion::default().configure_from_args();
+    let criterion = criterion::Criterion::default().configure_from_args();
     common::report_device(&ops);
     criterion.final_summary();
 }

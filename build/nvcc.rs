@@ -173,6 +173,6 @@ fn pip(manifest: &Path, target: &Path) -> Result<(), String> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let reason = text.lines().filter(|line| line.contains("ERROR") || line.contains("rror:")).next_back();
+    let reason = text.lines().rfind(|line| line.contains("ERROR") || line.contains("rror:"));
     Err(format!("pip: {}", reason.or(text.lines().next_back()).unwrap_or("failed without a word")))
 }

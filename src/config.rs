@@ -137,7 +137,7 @@ impl ModelConfig {
 
     /// The experts of layer `layer`, where it has any.
     pub fn moe_layer(&self, layer: usize) -> Option<&MoeConfig> {
-        self.moe.as_ref().filter(|moe| layer < self.num_layers && layer % moe.stride == 0)
+        self.moe.as_ref().filter(|moe| layer < self.num_layers && layer.is_multiple_of(moe.stride))
     }
 
     /// The layers that have experts, in order.

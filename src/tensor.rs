@@ -198,7 +198,7 @@ impl TensorView {
     /// If `inner` does not divide the dimension, or the tensor has [`MAX_RANK`] dimensions already.
     pub fn split(&self, dim: usize, inner: usize) -> Self {
         let size = self.shape()[dim];
-        assert!(inner > 0 && size % inner == 0, "split {size} by {inner}");
+        assert!(inner > 0 && size.is_multiple_of(inner), "split {size} by {inner}");
         let mut shape = self.shape().to_vec();
         let mut strides = self.strides().to_vec();
         shape.splice(dim..=dim, [size / inner, inner]);

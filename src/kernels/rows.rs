@@ -13,9 +13,9 @@ pub(super) fn whole_chunks(view: &TensorView) -> bool {
     let size = view.dtype.size();
     let (&len, outer) = view.shape().split_last().expect("a tensor with rows");
     let strides = &view.strides()[..outer.len()];
-    view.pointer % 16 == 0
-        && (len * size) % 16 == 0
-        && outer.iter().zip(strides).all(|(&n, &stride)| n <= 1 || (stride * size) % 16 == 0)
+    view.pointer.is_multiple_of(16)
+        && (len * size).is_multiple_of(16)
+        && outer.iter().zip(strides).all(|(&n, &stride)| n <= 1 || (stride * size).is_multiple_of(16))
 }
 
 /// Blocks of x threads that share a row of `row_bytes` (16 bytes a thread at a time) and y rows; one-dimensional grid.

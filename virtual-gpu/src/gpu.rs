@@ -635,7 +635,7 @@ impl Gpu {
         if count == 0 {
             return Ok(());
         }
-        if !matches!(pattern.len(), 1 | 2 | 4) || address % pattern.len() as u64 != 0 {
+        if !matches!(pattern.len(), 1 | 2 | 4) || !address.is_multiple_of(pattern.len() as u64) {
             return Err(Error::InvalidValue(format!("a pattern of {} bytes at {address:#x}", pattern.len())));
         }
         state.check_range("memset", address, count.saturating_mul(pattern.len() as u64))?;

@@ -420,7 +420,7 @@ impl<'a> Decoder<'_, 'a> {
         match (d, a) {
             (Operand::Vector(parts), _) => {
                 // Unpack: parts of equal width, lowest first.
-                if parts.is_empty() || bits as usize % parts.len() != 0 {
+                if parts.is_empty() || !(bits as usize).is_multiple_of(parts.len()) {
                     return self.error("mov into a vector of this length");
                 }
                 let part = bits / parts.len() as u32;
@@ -463,7 +463,7 @@ impl<'a> Decoder<'_, 'a> {
                 }
             }
             (_, Operand::Vector(parts)) => {
-                if parts.is_empty() || bits as usize % parts.len() != 0 {
+                if parts.is_empty() || !(bits as usize).is_multiple_of(parts.len()) {
                     return self.error("mov from a vector of this length");
                 }
                 let part = bits / parts.len() as u32;
@@ -588,10 +588,10 @@ impl<'a> Decoder<'_, 'a> {
             let f: LaneFn = match (high, ty.signed()) {
                 (false, _) => |a, b, _, bits| a.wrapping_mul(b) & (u64::MAX >> (64 - bits)),
                 (true, false) => {
-                    |a, b, _, bits| (u128::from(a) * u128::from(b) >> bits) as u64 & (u64::MAX >> (64 - bits))
+                    |a, b, _, bits| ((u128::from(a) * u128::from(b)) >> bits) as u64 & (u64::MAX >> (64 - bits))
                 }
                 (true, true) => |a, b, _, bits| {
-                    low((i128::from(sx(a, bits)) * i128::from(sx(b, bits)) >> bits) as i64, bits)
+                    low(((i128::from(sx(a, bits)) * i128::from(sx(b, bits))) >> bits) as i64, bits)
                 },
             };
             let s = [self.lane_source(a, bits)?, self.lane_source(b, bits)?, Self::reg(ZERO, 32)];
@@ -875,7 +875,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         // Packed: p compares the low halves, q the high halves.
         let (mask, shift) = (self.constant(0xffff, false), self.constant(16, false));
-        let mut half = |decoder: &mut Self, slot: Slot| {
+        let half = |decoder: &mut Self, slot: Slot| {
             let (low, high) = (decoder.temporary(false), decoder.temporary(false));
             decoder.alu(Alu::And32, low, slot, mask, ZERO, Class::Move);
             decoder.alu(Alu::ShrU32, high, slot, shift, ZERO, Class::Move);
@@ -894,7 +894,7 @@ impl<'a> Decoder<'_, 'a> {
                 _ => 0xffff,
             };
             let d = Self::reg(self.destination(d, 32)?, 32);
-            let f: LaneFn = |p, q, _, one| p * u64::from(one) | q * u64::from(one) << 16;
+            let f: LaneFn = |p, q, _, one| (p * u64::from(one)) | ((q * u64::from(one)) << 16);
             let pred = |slot| Reg { slot, width: Width::Pred };
             self.lane(f, one, d, [pred(p), pred(q), Self::reg(ZERO, 32)], Class::Move);
         }

@@ -149,7 +149,7 @@ impl<'a> Decoder<'_, 'a> {
                 HopperOp::MbarrierInit { barrier: self.address(a, space)?, count: self.source(count, 32)? }
             }
             ("inval", [a]) => HopperOp::MbarrierInval { barrier: self.address(a, space)? },
-            ("arrive" | "arrive_drop", [rest @ ..]) => {
+            ("arrive" | "arrive_drop", rest) => {
                 // An optional state comes first, a count or byte count last.
                 let (state, rest) = match rest {
                     [Operand::Address { .. }, ..] => (None, rest),
@@ -287,7 +287,7 @@ impl<'a> Decoder<'_, 'a> {
             (false, true, _) => Completion::Group,
             _ => return self.error("a bulk copy completes on an mbarrier or in a bulk group"),
         };
-        let mut tensor_side = |decoder: &mut Self, operand: &Operand<'a>| -> Result<Side> {
+        let tensor_side = |decoder: &mut Self, operand: &Operand<'a>| -> Result<Side> {
             let Operand::Address { base, offset, coordinates } = operand else {
                 return decoder.error("expected [tensor map, {coordinates}]");
             };

@@ -37,7 +37,7 @@ fn ex2(bits: u32, ftz: u32) -> u32 {
     let n = clamped.round_ties_even();
     let t = clamped - n;
     let mut p = 1.525_273_4e-5f32;
-    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265_1e-1, 6.931_472e-1, 1.0] {
+    for c in [1.540_353e-4, 1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 2.402_265e-1, 6.931_472e-1, 1.0] {
         p = p * t + c;
     }
     let n = n as i32;
@@ -122,8 +122,8 @@ pub fn alu(r: &mut Registers, op: Alu, d: Slot, a: Slot, b: Slot, c: Slot, imm: 
         Alu::Add32 => w32!(|x, y| x.wrapping_add(y)),
         Alu::Sub32 => w32!(|x, y| x.wrapping_sub(y)),
         Alu::Mul32 => w32!(|x, y| x.wrapping_mul(y)),
-        Alu::MulHiU32 => w32!(|x, y| (u64::from(x) * u64::from(y) >> 32) as u32),
-        Alu::MulHiS32 => w32!(|x, y| (i64::from(x as i32) * i64::from(y as i32) >> 32) as u32),
+        Alu::MulHiU32 => w32!(|x, y| ((u64::from(x) * u64::from(y)) >> 32) as u32),
+        Alu::MulHiS32 => w32!(|x, y| ((i64::from(x as i32) * i64::from(y as i32)) >> 32) as u32),
         Alu::Mad32 => w32!(|x, y, z| x.wrapping_mul(y).wrapping_add(z)),
         Alu::MinU32 => w32!(|x, y| x.min(y)),
         Alu::MaxU32 => w32!(|x, y| x.max(y)),

@@ -141,7 +141,7 @@ pub fn cp_async(
             ctx.report(crate::findings::Kind::OutOfBounds, true, at, message, None);
             return Flow::Stop;
         }
-        if src[lane] % u64::from(op.bytes) != 0 {
+        if !src[lane].is_multiple_of(u64::from(op.bytes)) {
             let message = format!(
                 "cp.async of {} bytes from {} is not aligned",
                 op.bytes,

@@ -115,7 +115,7 @@ pub fn arrive(
         }
         races::mbarrier_arrive(ctx, warp, cta, offset);
         let Some(barrier) = object(ctx, at, cta, offset) else { return Flow::Stop };
-        tokens[lane] = barrier.phase + 1 | u64::from(barrier.pending) << 32;
+        tokens[lane] = (barrier.phase + 1) | (u64::from(barrier.pending) << 32);
         let count = counts.map_or(1, |c| c[lane]);
         barrier.tx += bytes.map_or(0, |b| i64::from(b[lane]));
         if count > barrier.pending {
