@@ -3,7 +3,10 @@
 //! Time is the GPU's own, between two events around a chunk of launches; inputs are random. Without a GPU it says so
 //! and measures nothing: the virtual GPU has no notion of time.
 
+mod attention;
 mod common;
+mod gemm;
+mod layer_norm;
 
 use nanomoe::kernels::DeviceOperations;
 
@@ -17,5 +20,8 @@ fn main() {
     };
     let criterion = criterion::Criterion::default().configure_from_args();
     common::report_device(&ops);
+    attention::bench(&mut criterion, &ops);
+    gemm::bench(&mut criterion, &ops);
+    layer_norm::bench(&mut criterion, &ops);
     criterion.final_summary();
 }

@@ -3,9 +3,9 @@
 //! A trial is named `operation::dtype::shape::executor`. Trials of an executor that is not here are listed as ignored,
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
-mod common;
 mod attention;
 mod cli;
+mod common;
 mod config;
 mod embedding;
 mod gemm;
@@ -25,22 +25,22 @@ mod weights;
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
-        attention::trials(),
+        attention::trials(common::executors()),
         cli::trials(),
         config::trials(),
-        embedding::trials(),
+        embedding::trials(common::executors()),
         gemm::trials(),
         generate::trials(),
-        layer_norm::trials(),
+        layer_norm::trials(common::executors()),
         lm_head::trials(),
         mlp::trials(),
         model::trials(),
-        moe_combine::trials(),
-        moe_dispatch::trials(),
+        moe_combine::trials(common::executors()),
+        moe_dispatch::trials(common::executors()),
         moe_gemm::trials(),
         reference::trials(),
         tokenizer::trials(),
-        topk_gating::trials(),
+        topk_gating::trials(common::executors()),
         weights::trials(),
     ];
     libtest_mimic::run(&arguments, modules.into_iter().flatten().collect()).exit_code()

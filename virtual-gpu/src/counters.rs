@@ -36,15 +36,19 @@ pub struct InstructionCounts {
 /// Counters of a running grid.
 #[derive(Clone, Default)]
 pub struct Raw {
+    /// Of each instruction.
     pub of: Vec<InstructionCounts>,
+    /// Warp instructions in all.
     pub instructions: u64,
 }
 
 impl Raw {
+    /// Zeros for a program.
     pub fn new(program: &Program) -> Self {
         Self { of: vec![InstructionCounts::default(); program.code.len()], instructions: 0 }
     }
 
+    /// One warp instruction with this many active lanes.
     #[inline(always)]
     pub fn count(&mut self, pc: u32, active: u32) {
         let c = &mut self.of[pc as usize];
@@ -53,6 +57,7 @@ impl Raw {
         self.instructions += 1;
     }
 
+    /// A global access of the lanes in `mask`.
     #[inline(always)]
     pub fn global(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, write: bool) {
         let c = &mut self.of[pc as usize];
@@ -64,6 +69,7 @@ impl Raw {
         c.global_sectors += distinct(offsets, mask, 5);
     }
 
+    /// A shared access of the lanes in `mask`.
     #[inline(always)]
     pub fn shared(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, _write: bool) {
         let c = &mut self.of[pc as usize];
@@ -75,10 +81,12 @@ impl Raw {
         c.shared_wavefronts_least += least;
     }
 
+    /// Multiply-adds of a matrix instruction.
     pub fn tensor(&mut self, pc: u32, macs: u64) {
         self.of[pc as usize].tensor_macs += macs;
     }
 
+    /// Bytes an asynchronous copy moves.
     pub fn copied(&mut self, pc: u32, bytes: u32) {
         self.of[pc as usize].async_bytes += u64::from(bytes);
     }

@@ -154,6 +154,7 @@ impl std::fmt::Display for Finding {
 /// All findings so far, one for each kind and instruction.
 #[derive(Default)]
 pub struct Findings {
+    /// In the order in which they were found.
     pub list: Vec<Finding>,
 }
 

@@ -806,7 +806,6 @@ impl Gpu {
             next: 0,
             finished: 0,
             started: 0,
-            stream: stream.0 as usize,
             counters: Raw::new(p),
             waits_for_others: false,
             registers: registers(p, d),

@@ -839,19 +839,15 @@ impl<'a> Decoder<'_, 'a> {
         };
         let bits = ty.bits();
         let (a, b) = (self.source(a, bits)?, self.source(b, bits)?);
-        let (mut p, mut q) = (PRED_SINK, PRED_SINK);
-        match d {
+        let (p, q) = match d {
             _ if to_register => {
-                p = self.program.preds;
-                q = p + 1;
+                let p = self.program.preds;
                 self.program.preds += 2;
+                (p, p + 1)
             }
-            Operand::Pair(first, second) => {
-                p = self.pred_destination(first)?;
-                q = self.pred_destination(second)?;
-            }
-            _ => p = self.pred_destination(d)?,
-        }
+            Operand::Pair(first, second) => (self.pred_destination(first)?, self.pred_destination(second)?),
+            _ => (self.pred_destination(d)?, PRED_SINK),
+        };
         let compare = Compare { ty: kind, op, ftz, a, b, p, q, combine };
         if !packed {
             self.emit(Op::Compare(Box::new(compare)), Class::Integer);

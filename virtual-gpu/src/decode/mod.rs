@@ -39,7 +39,7 @@ enum Name {
     Parameter(u32),
     /// Shared variable: offset.
     Shared(u32),
-    Device(u64, bool),
+    Device(u64),
 }
 
 /// A label in a block of the function being decoded.
@@ -489,8 +489,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
             return Ok(Name::Shared(offset));
         }
         if let Some(&address) = self.symbols.get(name) {
-            let constant = self.module.variables.iter().any(|v| v.name == name && v.space == Space::Const);
-            return Ok(Name::Device(address, constant));
+            return Ok(Name::Device(address));
         }
         self.error(format!("unknown name `{name}`"))
     }
@@ -549,7 +548,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
     }
 
     /// [`Self::lookup`] whose failure is not the instruction's.
-    pub(crate) fn lookup_quiet(&mut self, name: &'a str) -> std::result::Result<Name, ()> {
+    fn lookup_quiet(&mut self, name: &'a str) -> std::result::Result<Name, ()> {
         self.lookup(name).map_err(|_| ())
     }
 
@@ -655,7 +654,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
                     Name::Shared(at) => {
                         Ok(self.constant(u64::from(at).wrapping_add(*offset as u64) & mask, wide))
                     }
-                    Name::Device(address, _) => {
+                    Name::Device(address) => {
                         Ok(self.constant(address.wrapping_add(*offset as u64) & mask, wide))
                     }
                 }
@@ -806,17 +805,10 @@ impl<'m, 'a> Decoder<'m, 'a> {
                 Address { offset: offset.wrapping_add(plain.offset), ..plain }
             }
             Name::Shared(at) => Address { offset: plain.offset.wrapping_add(i64::from(at)), ..plain },
-            Name::Device(address, _) => {
+            Name::Device(address) => {
                 Address { offset: plain.offset.wrapping_add(address as i64), ..plain }
             }
         })
-    }
-
-    pub(crate) fn vector<'o>(&self, operand: &'o Operand<'a>) -> Result<&'o [Operand<'a>]> {
-        match operand {
-            Operand::Vector(items) => Ok(items),
-            _ => self.error("expected a vector in braces"),
-        }
     }
 
     /// Exactly `N` operands.

@@ -605,6 +605,3 @@ pub struct Program {
     /// Whether CTAs can be seen to talk to each other: atomics, strong accesses or fences in global memory.
     pub communicates: bool,
 }
-
-/// Shared between the module and running grids.
-pub type ProgramRef = Arc<Program>;

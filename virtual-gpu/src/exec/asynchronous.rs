@@ -61,10 +61,6 @@ impl CopyGroups {
         group.number = self.issued;
         self.committed.push(group);
     }
-
-    pub fn in_flight(&self) -> bool {
-        !self.open.is_empty() || self.committed.iter().any(|g| !g.copies.is_empty())
-    }
 }
 
 fn copy_of(c: &Copy) -> Copy {

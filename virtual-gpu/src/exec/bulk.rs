@@ -70,7 +70,6 @@ pub type Run = (Option<u64>, u32, u32);
 pub struct Job {
     pub id: u64,
     pub cta: usize,
-    pub pc: u32,
     pub warp: u32,
     pub lane: u32,
     pub kind: JobKind,

@@ -151,8 +151,8 @@ fn bad_lanes(addresses: &[u64; 32], mask: u32, window: u64, low: u64, len: u64, 
     let mut bad = 0u32;
     let room = len.wrapping_sub(size);
     let short = len < size;
-    for l in 0..32 {
-        let offset = addresses[l].wrapping_sub(window);
+    for (l, address) in addresses.iter().enumerate() {
+        let offset = address.wrapping_sub(window);
         let wrong = short | (offset > room) | (offset < low) | (offset & (size - 1) != 0);
         bad |= u32::from(wrong) << l;
     }
@@ -219,8 +219,8 @@ pub fn next_group(
     let granularity = if window == SHARED_WINDOW { !((1u64 << RANK_SHIFT) - 1) } else { !OFFSET_MASK };
     let origin = addresses[first] & granularity;
     let mut mask = 0u32;
-    for l in 0..32 {
-        mask |= u32::from(addresses[l] & granularity == origin) << l;
+    for (l, address) in addresses.iter().enumerate() {
+        mask |= u32::from(address & granularity == origin) << l;
     }
     mask &= *rest;
     *rest &= !mask;

@@ -52,7 +52,6 @@ pub struct Grid {
     pub next: u64,
     pub finished: u64,
     pub started: u64,
-    pub stream: usize,
     pub counters: crate::counters::Raw,
     /// Grids before this one, which may still run, are not complete.
     pub waits_for_others: bool,

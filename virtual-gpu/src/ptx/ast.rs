@@ -152,7 +152,6 @@ pub struct Variable<'a> {
     /// Size in bytes; `None` for an `[]` of unknown length.
     pub bytes: Option<u64>,
     pub initial: Vec<Initial<'a>>,
-    pub external: bool,
     pub position: Position,
 }
 

@@ -201,14 +201,9 @@ impl<'a> Parser<'a> {
 
     /// A variable or function at module level.
     fn declaration(&mut self) -> Result<(), LoadError> {
-        let mut external = false;
         loop {
             match self.peek() {
-                Token::Word(".visible" | ".weak" | ".common") => self.at += 1,
-                Token::Word(".extern") => {
-                    external = true;
-                    self.at += 1;
-                }
+                Token::Word(".visible" | ".weak" | ".common" | ".extern") => self.at += 1,
                 Token::Word(".entry") => {
                     self.at += 1;
                     return self.function(true);
@@ -218,7 +213,7 @@ impl<'a> Parser<'a> {
                     return self.function(false);
                 }
                 Token::Word(".global" | ".const" | ".shared") => {
-                    let mut variables = self.variables(external)?;
+                    let mut variables = self.variables()?;
                     self.module.variables.append(&mut variables);
                     return self.expect(b';');
                 }
@@ -263,7 +258,7 @@ impl<'a> Parser<'a> {
             return Ok(all);
         }
         loop {
-            all.push(self.variable(false)?);
+            all.push(self.variable()?);
             if self.accept(b')') {
                 return Ok(all);
             }
@@ -271,8 +266,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn variables(&mut self, external: bool) -> Result<Vec<Variable<'a>>, LoadError> {
-        let first = self.variable(external)?;
+    fn variables(&mut self) -> Result<Vec<Variable<'a>>, LoadError> {
+        let first = self.variable()?;
         let mut all = vec![first];
         while self.accept(b',') {
             let position = self.position();
@@ -288,7 +283,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `.space .align N .type name[dims] = initial`, also with `.ptr .space .align N` of parameters.
-    fn variable(&mut self, external: bool) -> Result<Variable<'a>, LoadError> {
+    fn variable(&mut self) -> Result<Variable<'a>, LoadError> {
         let position = self.position();
         let mut variable = Variable {
             space: Space::Param,
@@ -297,7 +292,6 @@ impl<'a> Parser<'a> {
             align: 0,
             bytes: None,
             initial: Vec::new(),
-            external,
             position,
         };
         let (mut vector, mut typed, mut pointer) = (1, false, false);
@@ -452,7 +446,7 @@ impl<'a> Parser<'a> {
                 Token::Word(".loc") => statements.push(self.location()?),
                 Token::Word(".pragma") => self.pragma()?,
                 Token::Word(".local" | ".shared" | ".param" | ".global" | ".const") => {
-                    let variables = self.variables(false)?;
+                    let variables = self.variables()?;
                     self.expect(b';')?;
                     statements.extend(variables.into_iter().map(Statement::Variable));
                 }
