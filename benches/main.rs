@@ -18,7 +18,7 @@ fn main() {
             return;
         }
     };
-    let criterion = criterion::Criterion::default().configure_from_args();
+    let mut criterion = criterion::Criterion::default().configure_from_args();
     common::report_device(&ops);
     attention::bench(&mut criterion, &ops);
     gemm::bench(&mut criterion, &ops);

@@ -470,7 +470,7 @@ impl Gpu {
     pub fn launch(&self, function: &Function, launch: &Launch<'_>, stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        let grid = Box::new(self.grid(&mut state, function, launch, stream)?);
+        let grid = Box::new(self.grid(&mut state, function, launch)?);
         self.enqueue(&mut state, stream, Work::Launch { grid, dependent: launch.programmatic_dependent })
     }
 
@@ -704,13 +704,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn grid(
-        &self,
-        state: &mut State,
-        function: &Function,
-        launch: &Launch<'_>,
-        stream: Stream,
-    ) -> Result<Grid, Error> {
+    fn grid(&self, state: &mut State, function: &Function, launch: &Launch<'_>) -> Result<Grid, Error> {
         let (d, p) = (&self.description, &function.program);
         let invalid = |m: String| Err(Error::InvalidValue(format!("{}: {m}", p.name)));
         if launch.grid.contains(&0) || launch.block.contains(&0) {

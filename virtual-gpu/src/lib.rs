@@ -3,10 +3,10 @@
 //! A [`Gpu`] has memory, modules and streams like a device. [`Gpu::load_module`] takes the PTX that nvcc emits,
 //! [`Gpu::launch`] runs a kernel and checks every access; what is wrong is in [`Gpu::findings`].
 
-pub mod cli;
 // An access has a place, a lane, a size and a kind, and the hot paths pass them apart, in registers.
 #![allow(clippy::too_many_arguments)]
 
+pub mod cli;
 pub mod counters;
 mod decode;
 mod description;

@@ -587,9 +587,9 @@ impl<'a> Decoder<'_, 'a> {
             let product = Self::reg(self.temporary(bits == 64), bits);
             let f: LaneFn = match (high, ty.signed()) {
                 (false, _) => |a, b, _, bits| a.wrapping_mul(b) & (u64::MAX >> (64 - bits)),
-                (true, false) => {
-                    |a, b, _, bits| ((u128::from(a) * u128::from(b)) >> bits) as u64 & (u64::MAX >> (64 - bits))
-                }
+                (true, false) => |a, b, _, bits| {
+                    ((u128::from(a) * u128::from(b)) >> bits) as u64 & (u64::MAX >> (64 - bits))
+                },
                 (true, true) => |a, b, _, bits| {
                     low(((i128::from(sx(a, bits)) * i128::from(sx(b, bits))) >> bits) as i64, bits)
                 },

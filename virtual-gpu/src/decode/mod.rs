@@ -805,9 +805,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
                 Address { offset: offset.wrapping_add(plain.offset), ..plain }
             }
             Name::Shared(at) => Address { offset: plain.offset.wrapping_add(i64::from(at)), ..plain },
-            Name::Device(address) => {
-                Address { offset: plain.offset.wrapping_add(address as i64), ..plain }
-            }
+            Name::Device(address) => Address { offset: plain.offset.wrapping_add(address as i64), ..plain },
         })
     }
 

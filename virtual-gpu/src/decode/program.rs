@@ -2,7 +2,6 @@
 
 use crate::ptx::ast::Space;
 use crate::registers::Slot;
-use std::sync::Arc;
 
 /// Width of a lane operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

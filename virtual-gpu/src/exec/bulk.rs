@@ -333,7 +333,7 @@ fn start(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, lane: usize, kind: Job
     *ctx.next_job += 1;
     let id = *ctx.next_job;
     let clock = races::job_issued(ctx, warp, pc, &kind);
-    let mut job = Job { id, cta: ctx.cta, pc, warp: warp.index, lane: lane as u32, kind, data: None, clock };
+    let mut job = Job { id, cta: ctx.cta, warp: warp.index, lane: lane as u32, kind, data: None, clock };
     let now = match ctx.order {
         Order::Eager => true,
         Order::Lazy => false,

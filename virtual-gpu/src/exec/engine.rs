@@ -125,6 +125,7 @@ impl Engine {
         loop {
             let mut resident: Vec<usize> = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
             // Keep the window full, as occupancy allows.
+            #[allow(clippy::needless_range_loop, reason = "the grids before it are looked at too")]
             for number in 0..self.grids.len() {
                 self.grids[number].waits_for_others = (0..number).any(|n| !self.grids[n].complete());
                 if number > 0 && !self.may_overlap(number - 1) {

@@ -115,7 +115,8 @@ fn searched(all: &[(f64, u64)], x: f64, mode: Rounding) -> Option<f64> {
     if matches!(mode, NearestEven | NearestAway) && x.abs() > largest {
         let excess = (x.abs() - largest) / (largest - second);
         // The largest value is odd with infinities (ties overflow), and even in e4m3.
-        let stays = excess < 0.5 || (excess == 0.5 && mode == NearestEven && all[all.len() - 1].1 % 2 == 0);
+        let stays =
+            excess < 0.5 || (excess == 0.5 && mode == NearestEven && all[all.len() - 1].1.is_multiple_of(2));
         return stays.then_some(largest.copysign(x));
     }
     if above < all.len() && all[above].0 == x {
@@ -145,7 +146,7 @@ fn searched(all: &[(f64, u64)], x: f64, mode: Rounding) -> Option<f64> {
             }
             // Even is the one whose bits end in zero.
             _ => {
-                if all[above].1 % 2 == 0 {
+                if all[above].1.is_multiple_of(2) {
                     high
                 } else {
                     low
@@ -171,7 +172,7 @@ fn every_mode_rounds_to_the_value_a_search_finds() {
                 let got =
                     soft::Exact::unpack((x as f32).to_bits().into(), soft::F32).pack(format, mode, false);
                 match searched(&all, x, mode) {
-                    Some(want) if want == 0.0 => {
+                    Some(0.0) => {
                         assert_eq!(got & (format.infinity(true) >> 1), 0, "{x:e} {mode:?}")
                     }
                     Some(want) => assert_eq!(to_f64(got), Some(want), "{x:e} {mode:?} {format:?}"),
