@@ -199,7 +199,6 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
             (out, from)
         } else {
             // Two dimensions, as most callers have it.
-            drop(out);
             let out = out_buffer.tensor_mut(&[m, out_row]).narrow(1, out_lead, n);
             (out, residual_buffer.tensor(&[m, out_row]).narrow(1, out_lead, n))
         };

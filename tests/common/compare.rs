@@ -50,7 +50,8 @@ pub fn check_close(
     let off = |index: &usize| {
         let (g, e) = (got[*index] as f64, expected[*index]);
         let same = g == e || (g.is_nan() && e.is_nan());
-        !same && !((g - e).abs() <= bound.absolute + bound.relative * e.abs())
+        let within = (g - e).abs() <= bound.absolute + bound.relative * e.abs();
+        !same && !within
     };
     let bad: Vec<usize> = (0..size).filter(off).collect();
     match bad.first() {
