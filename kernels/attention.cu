@@ -138,7 +138,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
         }
     });
 
-    // Normalise and write; a warp's rows of the tile q are its own by now
+    // Normalise and write; a warp's rows of the tile q are its own by now, but another lane may still load them
+    __syncwarp();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const float factor = softmax[r].template finish<4>();

@@ -212,6 +212,7 @@ __device__ __forceinline__ void keep_best_groups(
             if (smem.group_keys[group] > best_key) best_key = smem.group_keys[best_group = group];
         }
         const int chosen = warp_arg_max(best_key, best_group);
+        __syncwarp();  // every lane has read the keys: a redux orders no memory
         if (lane_idx == 0) smem.group_keys[chosen] = 0;
         __syncwarp();
     }

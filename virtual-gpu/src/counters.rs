@@ -185,7 +185,7 @@ pub struct KernelCounters {
     pub launches: u64,
     /// Sums over all instructions.
     pub total: InstructionCounts,
-    /// Thread instructions by class, in the order of [`Class::NAMES`].
+    /// Thread instructions by class, in the order of [`class_names`](Self::class_names).
     pub by_class: [u64; Class::COUNT],
     /// Each executed instruction's place and counts, in program order.
     pub lines: Vec<(Place, InstructionCounts)>,
@@ -211,6 +211,11 @@ impl InstructionCounts {
 }
 
 impl KernelCounters {
+    /// What `by_class` counts, in its order.
+    pub fn class_names() -> [&'static str; Class::COUNT] {
+        Class::NAMES
+    }
+
     /// Adds a finished grid's counters.
     pub fn add(&mut self, program: &Program, raw: &Raw) {
         self.launches += 1;

@@ -10,7 +10,10 @@ use crate::options::Checks;
 use crate::races::Touch;
 use std::collections::HashMap;
 
-/// Last write and read of four bytes. Packed: grid 16 bits, CTA 24, instruction 20, bytes 4.
+/// Last write and reads of four bytes. Packed: grid 16 bits, CTA 24, instruction 20, bytes 4.
+///
+/// `read` is the last CTA that was alone in reading its bytes; `shared` are the bytes that several CTAs read. Bytes
+/// with different lone readers are rare (the seam between two CTAs' halves of a word): [`GlobalShadow::lone`] has them.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     write: u64,
@@ -21,6 +24,19 @@ struct Cell {
 
 const MANY: u64 = 0xff_ffff;
 
+/// In a clock: the access was strong.
+const STRONG: u32 = 1 << 31;
+/// In a read's clock: the bytes that several CTAs read, and whether [`GlobalShadow::lone`] has more readers.
+const SHARED: u32 = 27;
+const HAS_LONE: u32 = 1 << 26;
+const CLOCK: u32 = HAS_LONE - 1;
+
+impl Cell {
+    fn shared(&self) -> u64 {
+        u64::from(self.read_clock >> SHARED & 15)
+    }
+}
+
 fn pack(grid: u64, cta: u64, pc: u32, mask: u64) -> u64 {
     (grid & 0xffff) << 48 | (cta & MANY) << 24 | u64::from(pc & 0xf_ffff) << 4 | mask
 }
@@ -29,6 +45,61 @@ fn pack(grid: u64, cta: u64, pc: u32, mask: u64) -> u64 {
 #[derive(Default)]
 pub struct GlobalShadow {
     cells: Vec<Cell>,
+    /// By cell: packed reads, with their clocks, of bytes that have another lone reader than the cell's.
+    lone: HashMap<usize, Vec<(u64, u32)>>,
+}
+
+impl GlobalShadow {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Notes a read of `bytes` of a cell, `clock` with the strong bit.
+    fn note_read(&mut self, index: usize, grid: u64, cta: u64, pc: u32, bytes: u64, clock: u32) {
+        let cell = &mut self.cells[index];
+        let read = cell.read;
+        if read >> 48 != grid || read == 0 {
+            if cell.read_clock & HAS_LONE != 0 {
+                self.lone.remove(&index);
+            }
+            cell.read = pack(grid, cta, pc, bytes);
+            cell.read_clock = clock;
+            return;
+        }
+        let same = read >> 24 & MANY == cta;
+        let mut shared = cell.shared();
+        let mut has_lone = cell.read_clock & HAS_LONE;
+        let mut alone = read & 15;
+        if !same {
+            shared |= alone & bytes;
+            alone &= !shared;
+        }
+        if has_lone != 0
+            && let Some(others) = self.lone.get_mut(&index)
+        {
+            for (other, _) in others.iter_mut().filter(|(o, _)| o >> 24 & MANY != cta) {
+                shared |= *other & 15 & bytes;
+                *other &= !shared;
+            }
+        }
+        let new = bytes & !shared;
+        if !same && alone != 0 {
+            if new == 0 {
+                // Nothing of its own to remember: the record stays with the lone reader.
+                cell.read = read & !15 | alone;
+                cell.read_clock = cell.read_clock & (STRONG | CLOCK) | has_lone | (shared as u32) << SHARED;
+                return;
+            }
+            has_lone = HAS_LONE;
+            let old = (read & !15 | alone, cell.read_clock & (STRONG | CLOCK));
+            self.lone.entry(index).or_default().push(old);
+            alone = 0;
+        }
+        let kept = if same { alone } else { 0 };
+        cell.read = pack(grid, cta, pc, new | kept);
+        cell.read_clock = clock | has_lone | (shared as u32) << SHARED;
+    }
 }
 
 /// What CTAs know of each other, through strong accesses to the same places.
@@ -127,26 +198,29 @@ fn check(
             let high = if index == last / 4 { last % 4 } else { 3 };
             let bytes = (15u64 >> (3 - high)) & (15 << low);
             let cell = &mut a.shadow.cells[index];
-            // Strong accesses do not race with each other; their clock has the top bit.
-            let strong_pair = |clock: u32| touch.strong && clock >> 31 != 0;
-            if !strong_pair(cell.write_clock) && races(cell.write, cell.write_clock & !(1 << 31), bytes) {
+            // Strong accesses do not race with each other.
+            let unordered = |(earlier, clock): (u64, u32)| {
+                !(touch.strong && clock & STRONG != 0) && races(earlier, clock & CLOCK, bytes)
+            };
+            if unordered((cell.write, cell.write_clock)) {
                 found.get_or_insert((lane as u32, index * 4, cell.write, true));
             }
-            let mark = clock | u32::from(touch.strong) << 31;
-            if write {
-                if !strong_pair(cell.read_clock) && races(cell.read, cell.read_clock & !(1 << 31), bytes) {
-                    found.get_or_insert((lane as u32, index * 4, cell.read, false));
-                }
-                let same = cell.write >> 24 == own;
-                let kept = if same { cell.write & 15 } else { 0 };
-                cell.write = pack(grid, cta, pc, bytes | kept);
-                cell.write_clock = mark;
-            } else {
-                let other = cell.read >> 48 == grid && cell.read & 15 != 0 && cell.read >> 24 & MANY != cta;
-                let kept = if cell.read >> 48 == grid { cell.read & 15 } else { 0 };
-                cell.read = pack(grid, if other { MANY } else { cta }, pc, bytes | kept);
-                cell.read_clock = mark;
+            let mark = clock & CLOCK | if touch.strong { STRONG } else { 0 };
+            if !write {
+                a.shadow.note_read(index, grid, cta, pc, bytes, mark);
+                continue;
             }
+            let clock = cell.read_clock;
+            let many = pack(cell.read >> 48, MANY, (cell.read >> 4) as u32, cell.shared());
+            let lone = if clock & HAS_LONE == 0 { None } else { a.shadow.lone.get(&index) };
+            let reads = [(cell.read, clock), (many, clock)];
+            let raced = reads.iter().chain(lone.into_iter().flatten()).find(|read| unordered(**read));
+            if let Some((read, _)) = raced {
+                found.get_or_insert((lane as u32, index * 4, *read, false));
+            }
+            let kept = if cell.write >> 24 == own { cell.write & 15 } else { 0 };
+            cell.write = pack(grid, cta, pc, bytes | kept);
+            cell.write_clock = mark;
         }
     }
     if let Some((lane, offset, earlier, earlier_write)) = found {

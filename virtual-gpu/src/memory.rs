@@ -215,6 +215,11 @@ impl GlobalMemory {
         }
     }
 
+    /// Forgets who read and wrote what, for the detector of races.
+    pub fn forget_accesses(&mut self) {
+        self.allocations.iter_mut().for_each(|a| a.shadow.clear());
+    }
+
     #[inline(always)]
     pub fn allocation(&mut self, address: u64) -> Result<&mut Allocation, BadAddress> {
         let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
