@@ -2,7 +2,7 @@
 //!
 //! - [`tensor`], [`buffer`]: memory with a shape
 //! - [`operations`]: what a forward pass is made of, with shapes and checks
-//! - [`reference`]: the operations and the whole pass in f64, as judge
+//! - [`mod@reference`]: the operations and the whole pass in f64, as judge
 //! - [`cpu`]: the operations on all cores in f32
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels

@@ -228,13 +228,13 @@ pub unsafe fn gemm(kernels: &Kernels, p: &GemmParams, stream: RawStream) -> Resu
     unsafe { gemm_with_tile(kernels, p, tile, stream) }
 }
 
-/// [`gemm`] with a tile of the caller's choice out of [`GemmTile::ALL`].
+/// [`gemm()`] with a tile of the caller's choice out of [`GemmTile::ALL`].
 ///
 /// # Errors
-/// As [`gemm`]; [`crate::Error::KernelsNotBuilt`] for a tile that gemm is not compiled for.
+/// As [`gemm()`]; [`crate::Error::KernelsNotBuilt`] for a tile that gemm is not compiled for.
 ///
 /// # Safety
-/// As [`gemm`].
+/// As [`gemm()`].
 pub unsafe fn gemm_with_tile(
     kernels: &Kernels,
     p: &GemmParams,
