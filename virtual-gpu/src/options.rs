@@ -35,10 +35,12 @@ pub struct Options {
     pub threads: usize,
     /// Warp instructions without any progress (store, barrier, exit) after which a launch is given up.
     pub patience: u64,
+    /// Warp instructions in all after which a launch is given up.
+    pub limit: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { order: Order::Eager, checks: Checks::All, threads: 1, patience: 100_000_000 }
+        Self { order: Order::Eager, checks: Checks::All, threads: 1, patience: 100_000_000, limit: u64::MAX }
     }
 }

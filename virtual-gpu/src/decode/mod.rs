@@ -296,7 +296,10 @@ impl<'m, 'a> Decoder<'m, 'a> {
         let Some(body) = &function.body else { return Ok(()) };
         self.functions.insert(function.name, callee);
         self.body(body)?;
-        // Falling off the end returns.
+        // Falling off the end returns; an empty body has no instruction whose place that could have.
+        if self.program.places.is_empty() {
+            self.push_place("ret");
+        }
         self.emit(Op::Return, Class::Control);
         let frame_bytes = self.frame_bytes.next_multiple_of(16);
         self.frame_bytes = frame_bytes;
@@ -861,7 +864,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
         for (at, name, position, caller) in std::mem::take(&mut self.calls) {
             let Some(callee) = self.functions.get(name).cloned() else { continue };
             let frame_bytes = self.functions.get(caller).map_or(0, |f| f.frame_bytes);
-            let recursive = self.reaches(name, name, 0);
+            let recursive = self.calls_itself(name);
             let Op::Call(call) = &mut self.program.code[at].op else { continue };
             call.target = callee.start;
             call.frame_bytes = frame_bytes;
@@ -885,10 +888,21 @@ impl<'m, 'a> Decoder<'m, 'a> {
         Ok(())
     }
 
-    /// Whether a call of `from` can lead to a call of `to`.
-    fn reaches(&self, from: &str, to: &str, depth: u32) -> bool {
-        let Some(callee) = self.functions.get(from) else { return false };
-        depth < 64 && callee.calls.iter().any(|next| next == to || self.reaches(next, to, depth + 1))
+    /// Whether a call of this function can lead to another call of it.
+    fn calls_itself(&self, name: &str) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        let mut pending = vec![name];
+        while let Some(from) = pending.pop() {
+            for next in self.functions.get(from).map_or(&[][..], |f| &f.calls) {
+                if next == name {
+                    return true;
+                }
+                if seen.insert(next.as_str()) {
+                    pending.push(next);
+                }
+            }
+        }
+        false
     }
 }
 

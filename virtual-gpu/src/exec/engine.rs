@@ -194,10 +194,15 @@ impl Engine {
                     }
                 }
             }
+            if self.grids.iter().map(|g| g.counters.instructions).sum::<u64>() > options.limit {
+                self.report_livelock(cta, findings, format!("more than {} warp instructions", options.limit));
+                return Ended::Fault;
+            }
             if progress == last_progress {
                 idle += u64::from(QUANTUM);
                 if idle > options.patience {
-                    self.report_livelock(cta, findings, options.patience);
+                    let what = "warp instructions without a store, a barrier or an exit";
+                    self.report_livelock(cta, findings, format!("{} {what}", options.patience));
                     return Ended::Fault;
                 }
             } else {
@@ -419,7 +424,7 @@ impl Engine {
         });
     }
 
-    fn report_livelock(&mut self, number: usize, findings: &mut Findings, patience: u64) {
+    fn report_livelock(&mut self, number: usize, findings: &mut Findings, message: String) {
         let cta = &self.ctas[number];
         let program = &self.grids[cta.grid].program;
         let split = cta.warps.iter().flat_map(|w| w.splits.iter().map(move |s| (w.index, s))).next();
@@ -432,7 +437,7 @@ impl Engine {
         let others = format!("{} CTAs are resident", self.ctas.iter().filter(|c| c.resident).count());
         findings.add(Finding {
             kind: Kind::TimeLimit,
-            message: format!("{patience} warp instructions without a store, a barrier or an exit"),
+            message,
             kernel: program.name.clone(),
             place,
             cta: cta.id,
