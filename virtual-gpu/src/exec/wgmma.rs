@@ -220,17 +220,15 @@ pub fn issue(
 
 /// Tells the race detector which bytes are read, and until when they must not change.
 fn record_reads(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Wgmma, job: &Deferred) -> u64 {
-    let mut chunks: Vec<u32> = Vec::new();
     let size = op.kind.a().bytes();
-    if matches!(op.a, AOperand::Descriptor(_)) {
-        let d = Descriptor::decode(job.a);
-        chunks.extend(d.chunks(layout::M, op.kind.k(), size, op.a_major).map(|c| c.address));
-    }
-    let d = Descriptor::decode(job.b);
-    chunks.extend(d.chunks(op.kind.n(), op.kind.k(), size, op.b_major).map(|c| c.address));
+    let addresses = |bits: u64, rows: usize, major: Major| {
+        Descriptor::decode(bits).chunks(rows, op.kind.k(), size, major).map(|c| c.address)
+    };
+    let a = matches!(op.a, AOperand::Descriptor(_)).then(|| addresses(job.a, layout::M, op.a_major));
     *ctx.next_job += 1;
     let id = *ctx.next_job;
-    races::wgmma_reads(ctx, warp, pc, id, &chunks);
+    let chunks = a.into_iter().flatten().chain(addresses(job.b, op.kind.n(), op.b_major));
+    races::wgmma_reads(ctx, warp, pc, id, chunks);
     id
 }
 

@@ -5,6 +5,8 @@
 //! the phase, so waiting on another mbarrier orders nothing). Each warp also has a clock of what a proxy fence covers:
 //! asynchronous engines must find generic writes in that one.
 
+mod cells;
+
 pub use crate::global_races::{
     GlobalShadow, GridClocks, acquire_global, atomic_global, fence, global, release_global,
 };
@@ -17,6 +19,7 @@ use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
 use crate::memory::SHARED_BASE;
 use crate::options::Checks;
+use cells::{ANY_LANE, Accessor, Cells, Conflict};
 use std::collections::HashMap;
 
 /// An access as the detectors see it.
@@ -90,36 +93,11 @@ pub struct JobClock {
     done: Vec<(usize, u32)>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Record {
-    clock: u32,
-    actor: u16,
-    lane: u8,
-    /// Bytes of the cell; in the high bits whether the access was strong.
-    mask: u8,
-    pc: u32,
-}
-
-const STRONG: u8 = 0x10;
-/// Reads of several actors: the clock is the number of their list.
-const MANY: u16 = u16::MAX;
-const ANY_LANE: u8 = 0xff;
-
-/// Four bytes of shared memory.
-#[derive(Clone, Copy, Default)]
-struct Cell {
-    write: Record,
-    read: Record,
-}
-
 /// Race state of a CTA's shared memory and of its warps.
 #[derive(Default)]
 pub struct SharedRaces {
     enabled: bool,
-    cells: Vec<Cell>,
-    many: Vec<Vec<Record>>,
-    /// Cells that different actors wrote in parts, byte by byte.
-    parts: HashMap<u32, Box<[Cell; 4]>>,
+    cells: Cells,
     clocks: Vec<Clocks>,
     first_actor: usize,
     /// First number of this CTA's engines, and those given so far.
@@ -146,9 +124,8 @@ const ENGINES_PER_CTA: usize = 512;
 impl SharedRaces {
     pub fn start(&mut self, num_warps: u32, size: usize, rank: u32, cluster_size: u32, check: bool) {
         let mut cells = std::mem::take(&mut self.cells);
-        cells.clear();
         if check {
-            cells.resize(size.div_ceil(4), Cell::default());
+            cells.start(size);
         }
         let first_actor = rank as usize * num_warps as usize;
         let mut clocks = vec![Clocks::default(); num_warps as usize];
@@ -177,172 +154,6 @@ impl SharedRaces {
             }
             None => "another CTA of the cluster".into(),
         }
-    }
-}
-
-/// One access, against the cells of a CTA's shared memory.
-struct Accessor<'c> {
-    actor: usize,
-    lane: u8,
-    clock: u32,
-    pc: u32,
-    write: bool,
-    strong: bool,
-    /// What the accessor knows of plain reads and of asynchronous work, and of generic writes.
-    knows: &'c [u32],
-    knows_writes: &'c [u32],
-    /// Actors below this are warps: their writes are generic.
-    warps: usize,
-}
-
-/// A conflict: the earlier record, whether it was a write, and whether only a proxy fence is missing.
-struct Conflict {
-    earlier: Record,
-    earlier_write: bool,
-    proxy: bool,
-}
-
-impl Accessor<'_> {
-    #[inline(always)]
-    fn ordered(&self, r: &Record, write: bool) -> bool {
-        let actor = r.actor as usize;
-        if actor == self.actor {
-            // Lanes of one warp: ordered by the warp's synchronisation, or the same lane.
-            return r.clock < self.clock
-                || r.lane == self.lane
-                || r.lane == ANY_LANE
-                || (r.pc == self.pc && self.write && write);
-        }
-        let knows = if write && actor < self.warps { self.knows_writes } else { self.knows };
-        knows.get(actor).copied().unwrap_or(0) >= r.clock
-    }
-
-    #[inline(always)]
-    fn conflict(&self, r: &Record, write: bool, mask: u8) -> Option<Conflict> {
-        if r.clock == 0
-            || r.mask & mask & 15 == 0
-            || (self.strong && r.mask & STRONG != 0)
-            || self.ordered(r, write)
-        {
-            return None;
-        }
-        let proxy = self.knows.get(r.actor as usize).copied().unwrap_or(0) >= r.clock
-            && r.actor as usize != self.actor;
-        Some(Conflict { earlier: *r, earlier_write: write, proxy })
-    }
-
-    fn record(&self, mask: u8) -> Record {
-        let mask = mask | if self.strong { STRONG } else { 0 };
-        Record { clock: self.clock, actor: self.actor as u16, lane: self.lane, mask, pc: self.pc }
-    }
-
-    #[inline(always)]
-    fn touch(&self, cell: &mut Cell, many: &mut Vec<Vec<Record>>, mask: u8) -> Option<Conflict> {
-        let mut found = self.conflict(&cell.write, true, mask);
-        if self.write {
-            if cell.read.actor == MANY {
-                for r in &many[cell.read.clock as usize] {
-                    found = found.or_else(|| self.conflict(r, false, mask));
-                }
-            } else {
-                found = found.or_else(|| self.conflict(&cell.read, false, mask));
-            }
-            cell.write = self.record(mask);
-            if mask == 15 || cell.read.mask & !mask & 15 == 0 {
-                cell.read = Record::default();
-            }
-        } else {
-            let r = &mut cell.read;
-            if r.actor == MANY {
-                let list = &mut many[r.clock as usize];
-                match list.iter_mut().find(|r| r.actor as usize == self.actor) {
-                    Some(own) => *own = Record { mask: mask | own.mask & 15, ..self.record(mask) },
-                    None => list.push(self.record(mask)),
-                }
-            } else if r.clock == 0
-                || r.actor as usize == self.actor && (r.clock < self.clock || r.mask & !mask & 15 == 0)
-            {
-                // Several lanes of one warp: whichever, another warp sees the same clock.
-                let lane =
-                    if r.clock == self.clock && r.lane != self.lane { ANY_LANE_READ } else { self.lane };
-                let kept = if r.clock == self.clock { r.mask & 15 } else { 0 };
-                *r = Record { lane, ..self.record(mask | kept) };
-            } else {
-                let list = vec![*r, self.record(mask)];
-                many.push(list);
-                *r = Record { clock: many.len() as u32 - 1, actor: MANY, lane: 0, mask: 15, pc: 0 };
-            }
-        }
-        found
-    }
-}
-
-/// Several lanes of the same warp read: a later write by any of them conflicts only with the others.
-const ANY_LANE_READ: u8 = 0xfe;
-
-fn access(
-    races: &mut SharedRaces,
-    accessor: &Accessor<'_>,
-    offset: usize,
-    size: u32,
-) -> Option<(u32, Conflict)> {
-    let mut found = None;
-    let (first, last) = (offset / 4, (offset + size as usize - 1) / 4);
-    for index in first..=last {
-        let low = if index == first { offset % 4 } else { 0 };
-        let high = if index == last { (offset + size as usize - 1) % 4 } else { 3 };
-        let mask = ((15u32 >> (3 - high)) & (15 << low)) as u8;
-        let Some(cell) = races.cells.get_mut(index) else { return found };
-        let conflict = if cell.write.mask & 0x80 != 0 {
-            // Kept byte by byte.
-            let mut conflict = None;
-            if let Some(parts) = races.parts.get_mut(&(index as u32)) {
-                for byte in lanes(u32::from(mask)) {
-                    conflict = conflict.or(accessor.touch(&mut parts[byte], &mut races.many, 1 << byte));
-                }
-            }
-            conflict
-        } else if mask != 15 && partly(cell, accessor, mask) {
-            let mut parts = Box::new([*cell; 4]);
-            let mut conflict = None;
-            for (byte, part) in parts.iter_mut().enumerate() {
-                part.write = if cell.write.mask >> byte & 1 != 0 { cell.write } else { Record::default() };
-                if cell.read.actor != MANY && cell.read.mask >> byte & 1 == 0 {
-                    part.read = Record::default();
-                } else if cell.read.actor == MANY {
-                    // Each byte needs a list of its own.
-                    let list = races.many[cell.read.clock as usize].clone();
-                    races.many.push(list);
-                    part.read.clock = races.many.len() as u32 - 1;
-                }
-                if mask >> byte & 1 != 0 {
-                    conflict = conflict.or(accessor.touch(part, &mut races.many, 1 << byte));
-                }
-            }
-            races.parts.insert(index as u32, parts);
-            cell.write.mask = 0x80;
-            conflict
-        } else {
-            accessor.touch(cell, &mut races.many, mask)
-        };
-        if found.is_none() {
-            found = conflict.map(|c| (index as u32 * 4, c));
-        }
-    }
-    found
-}
-
-/// Whether a partial access would overwrite another's record of other bytes.
-fn partly(cell: &Cell, accessor: &Accessor<'_>, mask: u8) -> bool {
-    let other = |r: &Record| {
-        r.clock != 0
-            && (r.actor as usize != accessor.actor || r.lane != accessor.lane)
-            && r.mask & 15 & !mask != 0
-    };
-    if accessor.write {
-        other(&cell.write) || other(&cell.read)
-    } else {
-        cell.read.actor != MANY && other(&cell.read)
     }
 }
 
@@ -436,9 +247,9 @@ fn shared_checked(
     };
     let mut first = None;
     if races.enabled {
-        for lane in lanes(mask) {
+        for lane in lanes(telling(offsets, mask, &accessor)) {
             accessor.lane = lane as u8;
-            if let Some((at, conflict)) = access(races, &accessor, offsets[lane], size)
+            if let Some((at, conflict)) = races.cells.access(&accessor, offsets[lane], size)
                 && first.is_none()
             {
                 first = Some((lane as u32, at, conflict));
@@ -458,6 +269,18 @@ fn shared_checked(
     if touch.strong && touch.action != Action::Atomic {
         strong(ctx, warp, cta, offsets, mask, touch.action);
     }
+}
+
+/// The lanes whose accesses decide. Where all lanes read one place, the first two tell any conflict, and the last is
+/// what is remembered.
+fn telling(offsets: &[usize; 32], mask: u32, accessor: &Accessor<'_>) -> u32 {
+    let first = offsets[mask.trailing_zeros() as usize & 31];
+    if accessor.write || lanes(mask).any(|lane| offsets[lane] != first) {
+        return mask;
+    }
+    let rest = mask & mask.wrapping_sub(1);
+    let second = rest & rest.wrapping_neg();
+    mask & mask.wrapping_neg() | second | 1 << (31 - mask.leading_zeros().min(31))
 }
 
 /// Strong accesses publish and learn through their location.
@@ -598,12 +421,7 @@ fn engine_access(
     what: &str,
 ) {
     let warps = ctx.own().warps.len() * ctx.own().peers.len();
-    let (clocks, own) = take_clocks(ctx, warp);
-    let mut writes = if proxied { clocks.proxied.clone() } else { clocks.all.clone() };
-    if !proxied {
-        let now = clocks.all.get(own).copied().unwrap_or(1);
-        set(&mut writes, own, now);
-    }
+    let (clocks, _) = take_clocks(ctx, warp);
     let races = &mut ctx.ctas[cta].races;
     let accessor = Accessor {
         actor,
@@ -613,7 +431,7 @@ fn engine_access(
         write,
         strong: false,
         knows: &clocks.all,
-        knows_writes: &writes,
+        knows_writes: if proxied { &clocks.proxied } else { &clocks.all },
         warps,
     };
     let mut first = None;
@@ -622,7 +440,7 @@ fn engine_access(
             if offset < SHARED_BASE || size == 0 {
                 continue;
             }
-            if let Some(conflict) = access(races, &accessor, offset as usize, size)
+            if let Some(conflict) = races.cells.access(&accessor, offset as usize, size)
                 && first.is_none()
             {
                 first = Some(conflict);
@@ -691,9 +509,8 @@ pub fn job_issued(ctx: &mut Context<'_>, warp: &Warp, pc: u32, kind: &JobKind) -
     // The engine uses the mbarrier itself, whose initialisation a fence must have covered.
     let barrier_use = |ctx: &mut Context<'_>, (cta, offset): (usize, u32)| {
         let warps = ctx.own().warps.len() * ctx.own().peers.len();
-        let cell = ctx.ctas[cta].races.cells.get(offset as usize / 4).copied().unwrap_or_default();
+        let w = ctx.ctas[cta].races.cells.last_write(offset as usize);
         let (clocks, own) = take_clocks(ctx, warp);
-        let w = cell.write;
         let known = |knows: &[u32]| knows.get(w.actor as usize).copied().unwrap_or(0) >= w.clock;
         let bad = w.clock != 0 && (w.actor as usize) < warps && !known(&clocks.proxied);
         let proxy = known(&clocks.all) || w.actor as usize == own;
@@ -772,10 +589,10 @@ pub fn job_issued(ctx: &mut Context<'_>, warp: &Warp, pc: u32, kind: &JobKind) -
 }
 
 /// wgmma has been issued: what it reads must stay until the wait.
-pub fn wgmma_reads(ctx: &mut Context<'_>, warp: &Warp, pc: u32, id: u64, chunks: &[u32]) {
+pub fn wgmma_reads(ctx: &mut Context<'_>, warp: &Warp, pc: u32, id: u64, chunks: impl Iterator<Item = u32>) {
     let (actor, number) = next_number(ctx, Engine::Wgmma(warp.index / 4));
     let cta = ctx.cta;
-    let runs = chunks.iter().map(|&c| (c, 16));
+    let runs = chunks.map(|c| (c, 16));
     engine_access(ctx, warp, pc, cta, runs, (actor, number), false, true, "wgmma reads");
     ctx.own().races.jobs.insert(id, (actor, number));
 }
