@@ -1,6 +1,7 @@
 //! What a profiler counts, exactly.
 
 use crate::decode::program::{Class, Place, Program};
+use crate::exec::memory::{Reach, Shape};
 
 /// Counts of one instruction of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,26 +58,34 @@ impl Raw {
         self.instructions += 1;
     }
 
-    /// A global access of the lanes in `mask`.
+    /// A global access.
     #[inline(always)]
-    pub fn global(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, write: bool) {
+    pub fn global(&mut self, pc: u32, reach: &Reach, write: bool) {
         let c = &mut self.of[pc as usize];
-        let lanes = u64::from(mask.count_ones());
+        let lanes = u64::from(reach.mask.count_ones());
         c.global_requests += 1;
-        c.global_bytes += lanes * u64::from(size);
-        c.global_sectors_least += (lanes * u64::from(size)).div_ceil(32);
+        c.global_bytes += lanes * u64::from(reach.size);
+        c.global_sectors_least += (lanes * u64::from(reach.size)).div_ceil(32);
         c.global_writes |= write;
-        c.global_sectors += distinct(offsets, mask, 5);
+        c.global_sectors += match reach.shape {
+            Shape::Uniform => 1,
+            Shape::Contiguous => (reach.offsets[31] / 32 - reach.offsets[0] / 32) as u64 + 1,
+            Shape::Any => distinct(&reach.offsets, reach.mask, 5),
+        };
     }
 
-    /// A shared access of the lanes in `mask`.
+    /// A shared access.
     #[inline(always)]
-    pub fn shared(&mut self, pc: u32, offsets: &[usize; 32], mask: u32, size: u32, _write: bool) {
+    pub fn shared(&mut self, pc: u32, reach: &Reach) {
         let c = &mut self.of[pc as usize];
-        let lanes = u64::from(mask.count_ones());
         c.shared_requests += 1;
-        c.shared_bytes += lanes * u64::from(size);
-        let (taken, least) = wavefronts(offsets, mask, size);
+        c.shared_bytes += u64::from(reach.mask.count_ones()) * u64::from(reach.size);
+        let (taken, least) = match (reach.shape, reach.size) {
+            (Shape::Contiguous, ..8) => (1, 1),
+            (Shape::Contiguous, 8) => (2, 2),
+            (Shape::Contiguous, 16) => (4, 4),
+            _ => wavefronts(&reach.offsets, reach.mask, reach.size),
+        };
         c.shared_wavefronts += taken;
         c.shared_wavefronts_least += least;
     }
@@ -93,7 +102,6 @@ impl Raw {
 }
 
 /// Distinct values of `offset >> shift`.
-#[inline(always)]
 fn distinct(offsets: &[usize; 32], mask: u32, shift: u32) -> u64 {
     if mask == u32::MAX {
         // In ascending order, the usual case, changes are what counts.
@@ -124,7 +132,6 @@ fn distinct(offsets: &[usize; 32], mask: u32, shift: u32) -> u64 {
 
 /// Passes over the 32 banks of 4 bytes: lanes are served a quarter (16 bytes), half (8 bytes) or whole warp at a time,
 /// and each pass gives one word of each bank.
-#[inline(always)]
 fn wavefronts(offsets: &[usize; 32], mask: u32, size: u32) -> (u64, u64) {
     let (group, words) = match size {
         16.. => (8, 4),

@@ -80,6 +80,21 @@ impl Bytes {
         (!(bits >> (at % 8)) & ((1u64 << size) - 1)) as u32
     }
 
+    /// Whether every byte of a range of at least one is defined.
+    #[inline(always)]
+    pub fn all_defined(&self, at: usize, len: usize) -> bool {
+        let end = at + len - 1;
+        let (head, tail) = (0xff << (at % 8) as u32, 0xffu8 >> (7 - end % 8));
+        let bits = &self.defined[at / 8..=end / 8];
+        match bits {
+            [one] => !one & head & tail == 0,
+            [first, middle @ .., last] => {
+                (!first & head) | (!last & tail) | middle.iter().fold(0, |m, b| m | !b) == 0
+            }
+            [] => true,
+        }
+    }
+
     /// First undefined byte of a range.
     pub fn first_undefined(&self, at: usize, len: usize) -> Option<usize> {
         let mut i = at;
@@ -128,6 +143,9 @@ impl Bytes {
     /// Copies bytes with their definedness.
     pub fn copy_from(&mut self, at: usize, from: &Bytes, from_at: usize, len: usize) {
         self.data[at..at + len].copy_from_slice(&from.data[from_at..from_at + len]);
+        if len > 0 && from.all_defined(from_at, len) {
+            return self.define_range(at, len, true);
+        }
         self.copy_defined(at, |i| from.defined[(from_at + i) / 8] >> ((from_at + i) % 8) & 1 != 0, len);
     }
 

@@ -115,19 +115,10 @@ pub fn cp_async(
         else {
             return Flow::Stop;
         };
-        let mut offsets = [0usize; 32];
-        (0..32).for_each(|l| offsets[l] = src[l].wrapping_sub(group.origin) as usize);
-        races::global(
-            ctx,
-            warp,
-            pc,
-            group.origin,
-            &offsets,
-            group.mask,
-            op.bytes,
-            races::Touch::of(Action::Read, Strength::Weak),
-        );
-        ctx.grid.counters.global(pc, &offsets, group.mask, op.bytes, false);
+        let reach = group.reach(&src, op.bytes);
+        let touch = races::Touch::of(Action::Read, Strength::Weak);
+        races::global(ctx, warp, pc, group.origin, &reach, touch);
+        ctx.grid.counters.global(pc, &reach, false);
     }
     for lane in lanes(partial) {
         let at = super::At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(src[lane]) };

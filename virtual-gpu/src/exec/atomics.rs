@@ -101,38 +101,28 @@ pub fn atomic(
         else {
             return Flow::Stop;
         };
-        let mut offsets = [0usize; 32];
-        (0..32).for_each(|l| offsets[l] = addresses[l].wrapping_sub(group.origin) as usize);
+        let mut reach = group.reach(&addresses, size);
         let order = lanes(group.mask).collect::<Vec<_>>();
         let start = order.iter().position(|&l| l >= rotation).unwrap_or(0);
         let order = order[start..].iter().chain(&order[..start]).copied();
         match group.target {
             Target::Global => {
-                races::atomic_global(ctx, warp, pc, group.origin, &offsets, group.mask, size, a.strength);
-                ctx.grid.counters.global(pc, &offsets, group.mask, size, true);
+                races::atomic_global(ctx, warp, pc, group.origin, &reach, a.strength);
+                ctx.grid.counters.global(pc, &reach, true);
                 let Ok(allocation) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                perform(warp, a, &mut allocation.bytes, &offsets, order);
+                perform(warp, a, &mut allocation.bytes, &reach.offsets, order);
             }
             Target::Shared { cta } => {
-                races::shared(
-                    ctx,
-                    warp,
-                    pc,
-                    cta,
-                    &offsets,
-                    group.mask,
-                    size,
-                    Touch::of(Action::Atomic, a.strength),
-                );
-                races::atomic_shared(ctx, warp, cta, &offsets, group.mask, a.strength);
-                ctx.grid.counters.shared(pc, &offsets, group.mask, size, true);
-                perform(warp, a, &mut ctx.ctas[cta].shared, &offsets, order);
+                races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Atomic, a.strength));
+                races::atomic_shared(ctx, warp, cta, &reach);
+                ctx.grid.counters.shared(pc, &reach);
+                perform(warp, a, &mut ctx.ctas[cta].shared, &reach.offsets, order);
             }
             Target::Local => {
                 let stride = warp.local.stride;
-                (0..32).for_each(|l| offsets[l] = (offsets[l] + l * stride).min(warp.local.bytes.len()));
+                reach.of_local(stride, warp.local.bytes.len());
                 let mut local = std::mem::take(&mut warp.local);
-                perform(warp, a, &mut local.bytes, &offsets, order);
+                perform(warp, a, &mut local.bytes, &reach.offsets, order);
                 warp.local = local;
             }
             Target::Parameters => return Flow::Stop,

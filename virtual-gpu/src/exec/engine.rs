@@ -111,8 +111,7 @@ impl Engine {
     ) -> Ended {
         let check = options.checks == Checks::All;
         let capacity: Vec<u64> = self.grids.iter().map(|g| Self::capacity(g, description)).collect();
-        let mut clocks = GridClocks::default();
-        clocks.running = self.grids.iter().map(|g| g.id & 0xffff).collect();
+        let mut clocks = GridClocks::new(self.grids.iter().map(|g| (g.id, g.ctas())));
         if clocks.running.contains(&0) {
             // The detector knows grids by 16 bits: an old one must not pass for a new one.
             memory.forget_accesses();
@@ -169,6 +168,7 @@ impl Engine {
                 CtaOutcome::Fault => return Ended::Fault,
                 CtaOutcome::Finished => {
                     turns_without_end = 0;
+                    clocks.exited(self.grids[self.ctas[cta].grid].id, self.ctas[cta].linear);
                     self.retire(cta);
                 }
                 CtaOutcome::Running => {

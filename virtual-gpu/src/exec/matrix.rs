@@ -166,23 +166,13 @@ pub fn ldmatrix(
         ctx.report(Kind::InvalidAccess, true, at, "matrix rows in different state spaces".into(), None);
         return Flow::Stop;
     }
-    let mut offsets = [0usize; 32];
-    (0..32).for_each(|l| offsets[l] = addresses[l].wrapping_sub(group.origin) as usize);
-    races::shared(
-        ctx,
-        warp,
-        pc,
-        cta,
-        &offsets,
-        used,
-        16,
-        Touch::of(action, crate::decode::program::Strength::Weak),
-    );
-    ctx.grid.counters.shared(pc, &offsets, used, 16, op.store);
+    let reach = group.reach(&addresses, 16);
+    races::shared(ctx, warp, pc, cta, &reach, Touch::of(action, crate::decode::program::Strength::Weak));
+    ctx.grid.counters.shared(pc, &reach);
     let shared = &mut ctx.ctas[cta].shared;
     for k in 0..op.count {
         let slot = op.registers[k];
-        let rows: [usize; 8] = std::array::from_fn(|r| offsets[8 * k + r]);
+        let rows: [usize; 8] = std::array::from_fn(|r| reach.offsets[8 * k + r]);
         if op.store {
             let data = matrix::store(warp.registers.r32(slot), op.trans);
             let poison = matrix::store_poison(warp.registers.poison(slot), op.trans);

@@ -1,13 +1,11 @@
-//! Loads and stores: address checks, data, definedness, races, counters.
+//! The addresses of an access: which memory they reach, and whether they may.
 
 use super::warp::Warp;
-use super::{At, Context, Flow, lanes};
+use super::{At, Context, lanes};
 use crate::decode::program::*;
 use crate::findings::Kind;
 use crate::memory::*;
-use crate::options::Checks;
 use crate::ptx::ast::Space;
-use crate::races::{self, Touch};
 
 /// What an access does, for races and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,18 +143,67 @@ fn space_name(space: Space) -> &'static str {
     }
 }
 
-/// Offsets in a window are checked for all lanes of `mask`: alignment, and `low <= offset`, `offset + size <= len`.
-#[inline(always)]
+/// The lanes of `mask` whose offsets are not aligned to `size` or not within `low <= offset`, `offset + size <= len`.
 fn bad_lanes(addresses: &[u64; 32], mask: u32, window: u64, low: u64, len: u64, size: u64) -> u32 {
-    let mut bad = 0u32;
-    let room = len.wrapping_sub(size);
-    let short = len < size;
-    for (l, address) in addresses.iter().enumerate() {
-        let offset = address.wrapping_sub(window);
-        let wrong = short | (offset > room) | (offset < low) | (offset & (size - 1) != 0);
-        bad |= u32::from(wrong) << l;
+    let bad = |lane: usize| {
+        let offset = addresses[lane].wrapping_sub(window);
+        len < size || offset > len - size || offset < low || offset & (size - 1) != 0
+    };
+    lanes(mask).filter(|&lane| bad(lane)).fold(0, |bad, lane| bad | 1 << lane)
+}
+
+/// How the addresses of a group of lanes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// All at one place.
+    Uniform,
+    /// All 32 lanes, each right behind the one before.
+    Contiguous,
+    Any,
+}
+
+/// What all lanes together reach, found in one pass that the compiler turns into vector code.
+struct Extent {
+    /// Bits in which an address differs from the first.
+    differing: u64,
+    /// Bits set in any address.
+    any: u64,
+    lowest: u64,
+    highest: u64,
+}
+
+#[inline(always)]
+fn extent(addresses: &[u64; 32], mask: u32, first: u64) -> Extent {
+    let (mut differing, mut any) = (0u64, 0u64);
+    // Addresses are below 2^63, and signed minima are cheaper.
+    let (mut lowest, mut highest) = (first as i64, first as i64);
+    if mask == u32::MAX {
+        for &address in addresses {
+            differing |= address ^ first;
+            any |= address;
+            lowest = lowest.min(address as i64);
+            highest = highest.max(address as i64);
+        }
+    } else {
+        for (l, &address) in addresses.iter().enumerate() {
+            let address = if mask >> l & 1 != 0 { address } else { first };
+            differing |= address ^ first;
+            any |= address;
+            lowest = lowest.min(address as i64);
+            highest = highest.max(address as i64);
+        }
     }
-    bad & mask
+    Extent { differing, any, lowest: lowest as u64, highest: highest as u64 }
+}
+
+/// Whether each of the 32 addresses is `size` bytes behind the one before.
+#[inline(always)]
+fn ascending(addresses: &[u64; 32], size: u64) -> bool {
+    let mut differing = 0;
+    for (l, address) in addresses.iter().enumerate() {
+        differing |= address.wrapping_sub(addresses[0]) ^ (l as u64 * size);
+    }
+    differing == 0
 }
 
 #[cold]
@@ -198,6 +245,7 @@ pub struct Group {
     pub target: Target,
     /// Subtracted from an address gives the offset in the target's bytes.
     pub origin: u64,
+    pub shape: Shape,
 }
 
 /// Takes the next group off `rest` and checks it. `Err` after a fatal finding.
@@ -218,11 +266,12 @@ pub fn next_group(
     // Shared addresses of different CTAs differ above the rank's bits.
     let granularity = if window == SHARED_WINDOW { !((1u64 << RANK_SHIFT) - 1) } else { !OFFSET_MASK };
     let origin = addresses[first] & granularity;
-    let mut mask = 0u32;
-    for (l, address) in addresses.iter().enumerate() {
-        mask |= u32::from(address & granularity == origin) << l;
+    let mut mask = *rest;
+    let mut reach = extent(addresses, mask, addresses[first]);
+    if reach.differing & granularity != 0 {
+        mask = lanes(mask).filter(|&l| addresses[l] & granularity == origin).fold(0, |m, l| m | 1 << l);
+        reach = extent(addresses, mask, addresses[first]);
     }
-    mask &= *rest;
     *rest &= !mask;
     let at = At { pc, warp: warp.index, lane: Some(first as u32), address: Some(addresses[first]) };
     let Some(target) = resolve(ctx, at, addresses[first], space, what) else { return Err(()) };
@@ -251,297 +300,51 @@ pub fn next_group(
             }
         },
     };
-    let bad = bad_lanes(addresses, mask, origin, low, len, size);
-    if bad != 0 {
+    // Addresses of one window: the lowest and the highest decide.
+    let inside = reach.lowest - origin >= low && reach.highest - origin + size <= len;
+    if !inside || reach.any & (size - 1) != 0 {
+        let bad = bad_lanes(addresses, mask, origin, low, len, size);
         let lane = bad.trailing_zeros();
         let at = At { lane: Some(lane), ..at };
         report_bad(ctx, at, addresses[lane as usize], size, Some((low, len)), what, name, bad.count_ones());
         return Err(());
     }
-    Ok(Group { mask, target, origin })
-}
-
-/// Sign-extends a loaded element to its register's width.
-#[inline(always)]
-fn extend(value: u64, bytes: u32, signed: bool) -> u64 {
-    if signed {
-        let unused = 64 - 8 * bytes;
-        ((value << unused) as i64 >> unused) as u64
+    let shape = if reach.differing == 0 {
+        Shape::Uniform
+    } else if mask == u32::MAX && reach.highest - reach.lowest == 31 * size && ascending(addresses, size) {
+        Shape::Contiguous
     } else {
-        value
+        Shape::Any
+    };
+    Ok(Group { mask, target, origin, shape })
+}
+
+/// The bytes that a group of lanes reaches: `size` of each lane of `mask`, from its offset.
+pub struct Reach {
+    pub offsets: [usize; 32],
+    pub mask: u32,
+    pub size: u32,
+    pub shape: Shape,
+}
+
+impl Reach {
+    /// Offsets into a thread's local memory become offsets into the warp's.
+    pub fn of_local(&mut self, stride: usize, len: usize) {
+        for (lane, offset) in self.offsets.iter_mut().enumerate() {
+            *offset = (*offset + lane * stride).min(len);
+        }
+        self.shape = Shape::Any;
     }
 }
 
-#[inline(always)]
-fn load_group(
-    warp: &mut Warp,
-    access: &Access,
-    bytes: &Bytes,
-    offsets: &[usize; 32],
-    mask: u32,
-    check: bool,
-) {
-    let size = access.bytes * access.count;
-    let mut poison = 0u32;
-    if check {
-        for lane in lanes(mask) {
-            poison |= u32::from(!bytes.is_defined(offsets[lane], size)) << lane;
+impl Group {
+    /// The group's lanes with offsets for addresses.
+    #[inline(always)]
+    pub fn reach(&self, addresses: &[u64; 32], size: u32) -> Reach {
+        let mut offsets = [0; 32];
+        for l in 0..32 {
+            offsets[l] = addresses[l].wrapping_sub(self.origin) as usize;
         }
+        Reach { offsets, mask: self.mask, size, shape: self.shape }
     }
-    for k in 0..access.count as usize {
-        let reg = access.registers[k];
-        let step = k * access.bytes as usize;
-        if reg.width == Width::W64 {
-            let to = warp.registers.m64(reg.slot);
-            for lane in lanes(mask) {
-                to[lane] = extend(bytes.get(offsets[lane] + step, access.bytes), access.bytes, access.signed);
-            }
-        } else if access.bytes == 4 {
-            let to = warp.registers.m32(reg.slot);
-            for lane in lanes(mask) {
-                to[lane] = bytes.get(offsets[lane] + step, 4) as u32;
-            }
-        } else {
-            let to = warp.registers.m32(reg.slot);
-            for lane in lanes(mask) {
-                to[lane] =
-                    extend(bytes.get(offsets[lane] + step, access.bytes), access.bytes, access.signed) as u32;
-            }
-        }
-        let mut own = poison;
-        if poison != 0 {
-            // Exact by element.
-            own = 0;
-            for lane in lanes(poison) {
-                own |= u32::from(!bytes.is_defined(offsets[lane] + step, access.bytes)) << lane;
-            }
-        }
-        warp.registers.set_poison(reg.slot, own, mask);
-    }
-}
-
-#[inline(always)]
-fn store_group(
-    warp: &Warp,
-    access: &Access,
-    bytes: &mut Bytes,
-    offsets: &[usize; 32],
-    mask: u32,
-    check: bool,
-) {
-    for k in 0..access.count as usize {
-        let reg = access.registers[k];
-        let step = k * access.bytes as usize;
-        if reg.width == Width::W64 {
-            let from = warp.registers.r64(reg.slot);
-            for lane in lanes(mask) {
-                bytes.put(offsets[lane] + step, access.bytes, from[lane]);
-            }
-        } else {
-            let from = warp.registers.r32(reg.slot);
-            for lane in lanes(mask) {
-                bytes.put(offsets[lane] + step, access.bytes, u64::from(from[lane]));
-            }
-        }
-        if check && access.count > 1 {
-            let poison = warp.registers.poison(reg.slot);
-            for lane in lanes(mask & poison) {
-                bytes.set_defined(offsets[lane] + step, access.bytes, false);
-            }
-            for lane in lanes(mask & !poison) {
-                bytes.set_defined(offsets[lane] + step, access.bytes, true);
-            }
-        }
-    }
-    if check && access.count == 1 {
-        let poison = warp.registers.poison(access.registers[0].slot);
-        for lane in lanes(mask) {
-            bytes.set_defined(offsets[lane], access.bytes, poison >> lane & 1 == 0);
-        }
-    }
-}
-
-#[inline(always)]
-fn offsets_of(addresses: &[u64; 32], origin: u64) -> [usize; 32] {
-    let mut out = [0; 32];
-    for l in 0..32 {
-        out[l] = addresses[l].wrapping_sub(origin) as usize;
-    }
-    out
-}
-
-pub fn load(
-    ctx: &mut Context<'_>,
-    warp: &mut Warp,
-    chosen: usize,
-    pc: u32,
-    access: &Access,
-    active: u32,
-) -> Flow {
-    if active == 0 {
-        return Flow::Next;
-    }
-    let (base, top) = (warp.splits[chosen].base, warp.splits[chosen].top);
-    let addresses = addresses(warp, &access.address, base);
-    let check = ctx.checks == Checks::All;
-    if check {
-        check_address_poison(ctx, warp, pc, &access.address, active);
-    }
-    let size = access.bytes * access.count;
-    let mut rest = active;
-    while rest != 0 {
-        let Ok(group) =
-            next_group(ctx, warp, top, pc, &addresses, &mut rest, access.address.space, size, Action::Read)
-        else {
-            return Flow::Stop;
-        };
-        let mut offsets = offsets_of(&addresses, group.origin);
-        match group.target {
-            Target::Global => {
-                if access.strength == Strength::Weak || access.strength == Strength::Volatile {
-                    races::global(
-                        ctx,
-                        warp,
-                        pc,
-                        group.origin,
-                        &offsets,
-                        group.mask,
-                        size,
-                        Touch::of(Action::Read, access.strength),
-                    );
-                } else {
-                    races::global(
-                        ctx,
-                        warp,
-                        pc,
-                        group.origin,
-                        &offsets,
-                        group.mask,
-                        size,
-                        Touch::of(Action::Read, access.strength),
-                    );
-                    races::acquire_global(ctx, warp, group.origin, &offsets, group.mask, access.strength);
-                }
-                ctx.grid.counters.global(pc, &offsets, group.mask, size, false);
-                let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                load_group(warp, access, &a.bytes, &offsets, group.mask, check);
-            }
-            Target::Shared { cta } => {
-                races::shared(
-                    ctx,
-                    warp,
-                    pc,
-                    cta,
-                    &offsets,
-                    group.mask,
-                    size,
-                    Touch::of(Action::Read, access.strength),
-                );
-                ctx.grid.counters.shared(pc, &offsets, group.mask, size, false);
-                load_group(warp, access, &ctx.ctas[cta].shared, &offsets, group.mask, check);
-            }
-            Target::Local => {
-                let stride = warp.local.stride;
-                (0..32).for_each(|l| offsets[l] = (offsets[l] + l * stride).min(warp.local.bytes.len()));
-                let local = std::mem::take(&mut warp.local);
-                load_group(warp, access, &local.bytes, &offsets, group.mask, check);
-                warp.local = local;
-            }
-            Target::Parameters => {
-                let data = &ctx.grid.parameters;
-                for k in 0..access.count as usize {
-                    let reg = access.registers[k];
-                    for lane in lanes(group.mask) {
-                        let at = offsets[lane] + k * access.bytes as usize;
-                        let mut buffer = [0u8; 8];
-                        buffer[..access.bytes as usize]
-                            .copy_from_slice(&data[at..at + access.bytes as usize]);
-                        let value = extend(u64::from_le_bytes(buffer), access.bytes, access.signed);
-                        if reg.width == Width::W64 {
-                            warp.registers.m64(reg.slot)[lane] = value;
-                        } else {
-                            warp.registers.m32(reg.slot)[lane] = value as u32;
-                        }
-                    }
-                    warp.registers.set_poison(reg.slot, 0, group.mask);
-                }
-            }
-        }
-    }
-    Flow::Next
-}
-
-pub fn store(
-    ctx: &mut Context<'_>,
-    warp: &mut Warp,
-    chosen: usize,
-    pc: u32,
-    access: &Access,
-    active: u32,
-) -> Flow {
-    if active == 0 {
-        return Flow::Next;
-    }
-    let (base, top) = (warp.splits[chosen].base, warp.splits[chosen].top);
-    let addresses = addresses(warp, &access.address, base);
-    let check = ctx.checks == Checks::All;
-    if check {
-        check_address_poison(ctx, warp, pc, &access.address, active);
-    }
-    let size = access.bytes * access.count;
-    let mut rest = active;
-    *ctx.progress += 1;
-    while rest != 0 {
-        let Ok(group) =
-            next_group(ctx, warp, top, pc, &addresses, &mut rest, access.address.space, size, Action::Write)
-        else {
-            return Flow::Stop;
-        };
-        let mut offsets = offsets_of(&addresses, group.origin);
-        match group.target {
-            Target::Global => {
-                races::global(
-                    ctx,
-                    warp,
-                    pc,
-                    group.origin,
-                    &offsets,
-                    group.mask,
-                    size,
-                    Touch::of(Action::Write, access.strength),
-                );
-                races::release_global(ctx, warp, group.origin, &offsets, group.mask, access.strength);
-                ctx.grid.counters.global(pc, &offsets, group.mask, size, true);
-                let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                store_group(warp, access, &mut a.bytes, &offsets, group.mask, true);
-            }
-            Target::Shared { cta } => {
-                races::shared(
-                    ctx,
-                    warp,
-                    pc,
-                    cta,
-                    &offsets,
-                    group.mask,
-                    size,
-                    Touch::of(Action::Write, access.strength),
-                );
-                ctx.grid.counters.shared(pc, &offsets, group.mask, size, true);
-                store_group(warp, access, &mut ctx.ctas[cta].shared, &offsets, group.mask, check);
-            }
-            Target::Local => {
-                let stride = warp.local.stride;
-                (0..32).for_each(|l| offsets[l] = (offsets[l] + l * stride).min(warp.local.bytes.len()));
-                let mut local = std::mem::take(&mut warp.local);
-                store_group(warp, access, &mut local.bytes, &offsets, group.mask, check);
-                warp.local = local;
-            }
-            Target::Parameters => {
-                let at = At { pc, warp: warp.index, lane: Some(group.mask.trailing_zeros()), address: None };
-                ctx.report(Kind::InvalidAccess, true, at, "write to the kernel's parameters".into(), None);
-                return Flow::Stop;
-            }
-        }
-    }
-    Flow::Next
 }

@@ -1,5 +1,6 @@
 //! Executes decoded kernels.
 
+pub mod access;
 pub mod alu;
 pub mod asynchronous;
 pub mod atomics;

@@ -181,8 +181,8 @@ fn body(ctx: &mut Context<'_>, warp: &mut Warp, budget: &mut u32) -> Outcome {
                         Flow::Reschedule
                     }
                 }
-                Op::Load(access) => super::memory::load(ctx, warp, chosen, pc, access, active),
-                Op::Store(access) => super::memory::store(ctx, warp, chosen, pc, access, active),
+                Op::Load(access) => super::access::load(ctx, warp, chosen, pc, access, active),
+                Op::Store(access) => super::access::store(ctx, warp, chosen, pc, access, active),
                 Op::Mma(op) => super::matrix::mma(ctx, warp, pc, op, active),
                 Op::Ldmatrix(op) => super::matrix::ldmatrix(ctx, warp, chosen, pc, op, active),
                 other => rare(ctx, warp, chosen, pc, other, mask, active),

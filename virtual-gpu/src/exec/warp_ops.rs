@@ -4,7 +4,7 @@ use super::warp::{Wait, Warp};
 use super::{At, Context, Flow, lanes};
 use crate::decode::program::*;
 use crate::findings::Kind;
-use crate::registers::Slot;
+use crate::registers::{Registers, Slot};
 
 /// Waits until all live lanes that `members` names are here. `Ok` with the participating lanes.
 fn gather(
@@ -20,6 +20,9 @@ fn gather(
         super::step::undefined(ctx, warp.index, pc, poison, "the member mask");
     }
     let masks = *warp.registers.r32(members);
+    if active & warp.live & warp.existing == u32::MAX && masks == [u32::MAX; 32] {
+        return Ok(active);
+    }
     let first = active.trailing_zeros() as usize;
     let mask = masks[first];
     let at = At { pc, warp: warp.index, lane: Some(first as u32), address: None };
@@ -100,12 +103,43 @@ pub fn execute(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize, pc: u32, o
     Flow::Next
 }
 
+/// The usual shuffle: all lanes, the same distance for each, everything defined.
+fn shuffle_all(
+    r: &mut Registers,
+    mode: ShuffleMode,
+    (d, p): (Slot, u32),
+    values: &[u32; 32],
+    b: u32,
+    c: u32,
+) {
+    let (value, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
+    let mut out = [0u32; 32];
+    let mut pred = 0u32;
+    for (l, out) in (0u32..).zip(&mut out) {
+        let (max, min) = (l & segment | clamp & !segment, l & segment);
+        let (source, inside) = match mode {
+            ShuffleMode::Up => (l.wrapping_sub(value), l.wrapping_sub(value) as i32 >= max as i32),
+            ShuffleMode::Down => (l + value, l + value <= max),
+            ShuffleMode::Bfly => (l ^ value, l ^ value <= max),
+            ShuffleMode::Idx => (min | value & !segment, min | value & !segment <= max),
+        };
+        *out = values[(if inside { source } else { l }) as usize & 31];
+        pred |= u32::from(inside) << l;
+    }
+    *r.m32(d) = out;
+    r.set_poison(d, 0, u32::MAX);
+    r.set_pred(p, pred, 0, u32::MAX);
+}
+
 fn one_group(warp: &mut Warp, op: &Op, group: u32) {
     let r = &mut warp.registers;
     match op {
         Op::Shuffle { mode, d, p, a, b, c, .. } => {
             let (values, bs, cs) = (*r.r32(*a), *r.r32(*b), *r.r32(*c));
             let (poison, control) = (r.poison(*a), r.poison(*b) | r.poison(*c));
+            if group == u32::MAX && poison | control == 0 && cs == [cs[0]; 32] && bs == [bs[0]; 32] {
+                return shuffle_all(r, *mode, (*d, *p), &values, bs[0], cs[0]);
+            }
             let mut out = [0u32; 32];
             let (mut pred, mut out_poison) = (0u32, 0u32);
             for lane in lanes(group) {

@@ -13,7 +13,7 @@ pub use crate::global_races::{
 
 use crate::decode::program::Strength;
 use crate::exec::bulk::JobKind;
-use crate::exec::memory::Action;
+use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
 use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
@@ -206,31 +206,13 @@ fn report(
 
 /// An ordinary access of a warp to the shared memory of a CTA.
 #[inline(always)]
-pub fn shared(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    pc: u32,
-    cta: usize,
-    offsets: &[usize; 32],
-    mask: u32,
-    size: u32,
-    touch: Touch,
-) {
+pub fn shared(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, reach: &Reach, touch: Touch) {
     if active(ctx) {
-        shared_checked(ctx, warp, pc, cta, offsets, mask, size, touch);
+        shared_checked(ctx, warp, pc, cta, reach, touch);
     }
 }
 
-fn shared_checked(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    pc: u32,
-    cta: usize,
-    offsets: &[usize; 32],
-    mask: u32,
-    size: u32,
-    touch: Touch,
-) {
+fn shared_checked(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, reach: &Reach, touch: Touch) {
     let warps = ctx.own().warps.len() * ctx.own().peers.len();
     let (clocks, actor) = take_clocks(ctx, warp);
     let races = &mut ctx.ctas[cta].races;
@@ -247,9 +229,9 @@ fn shared_checked(
     };
     let mut first = None;
     if races.enabled {
-        for lane in lanes(telling(offsets, mask, &accessor)) {
+        for lane in lanes(telling(reach, &accessor)) {
             accessor.lane = lane as u8;
-            if let Some((at, conflict)) = races.cells.access(&accessor, offsets[lane], size)
+            if let Some((at, conflict)) = races.cells.access(&accessor, reach.offsets[lane], reach.size)
                 && first.is_none()
             {
                 first = Some((lane as u32, at, conflict));
@@ -267,15 +249,15 @@ fn shared_checked(
         report(ctx, at, cta, what, false, offset, conflict);
     }
     if touch.strong && touch.action != Action::Atomic {
-        strong(ctx, warp, cta, offsets, mask, touch.action);
+        strong(ctx, warp, cta, reach, touch.action);
     }
 }
 
 /// The lanes whose accesses decide. Where all lanes read one place, the first two tell any conflict, and the last is
 /// what is remembered.
-fn telling(offsets: &[usize; 32], mask: u32, accessor: &Accessor<'_>) -> u32 {
-    let first = offsets[mask.trailing_zeros() as usize & 31];
-    if accessor.write || lanes(mask).any(|lane| offsets[lane] != first) {
+fn telling(reach: &Reach, accessor: &Accessor<'_>) -> u32 {
+    let mask = reach.mask;
+    if accessor.write || reach.shape != Shape::Uniform {
         return mask;
     }
     let rest = mask & mask.wrapping_sub(1);
@@ -284,11 +266,11 @@ fn telling(offsets: &[usize; 32], mask: u32, accessor: &Accessor<'_>) -> u32 {
 }
 
 /// Strong accesses publish and learn through their location.
-fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offsets: &[usize; 32], mask: u32, action: Action) {
+fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach, action: Action) {
     let (mut clocks, actor) = take_clocks(ctx, warp);
     let published = &mut ctx.ctas[cta].races.published;
-    for lane in lanes(mask) {
-        let at = offsets[lane] as u32 & !3;
+    for lane in lanes(reach.mask) {
+        let at = reach.offsets[lane] as u32 & !3;
         if action != Action::Write
             && let Some(p) = published.get(&at)
         {
@@ -304,16 +286,9 @@ fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offsets: &[usize; 32],
     put_clocks(ctx, warp, clocks);
 }
 
-pub fn atomic_shared(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    cta: usize,
-    offsets: &[usize; 32],
-    mask: u32,
-    _: Strength,
-) {
+pub fn atomic_shared(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach) {
     if active(ctx) {
-        strong(ctx, warp, cta, offsets, mask, Action::Atomic);
+        strong(ctx, warp, cta, reach, Action::Atomic);
     }
 }
 
@@ -383,9 +358,8 @@ pub fn cluster_leave(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
 }
 
 pub fn mbarrier_init(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, offset: u32) {
-    let offsets = [offset as usize; 32];
-    let touch = Touch { action: Action::Write, strong: false };
-    shared(ctx, warp, pc, cta, &offsets, 1, 8, touch);
+    let reach = Reach { offsets: [offset as usize; 32], mask: 1, size: 8, shape: Shape::Uniform };
+    shared(ctx, warp, pc, cta, &reach, Touch { action: Action::Write, strong: false });
 }
 
 pub fn mbarrier_arrive(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {

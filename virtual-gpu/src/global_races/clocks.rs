@@ -1,0 +1,122 @@
+//! What the CTAs of grids that run together know of each other, through strong accesses to the same places.
+
+use std::collections::HashMap;
+
+/// A CTA's own clock, the clock that its fences cover, and the clocks that it knows of others.
+#[derive(Clone)]
+struct CtaClock {
+    own: u32,
+    fenced: u32,
+    knows: Vec<u32>,
+}
+
+impl Default for CtaClock {
+    fn default() -> Self {
+        Self { own: 1, fenced: 0, knows: Vec::new() }
+    }
+}
+
+fn join(to: &mut Vec<u32>, from: &[u32]) {
+    if to.len() < from.len() {
+        to.resize(from.len(), 0);
+    }
+    for (a, &b) in to.iter_mut().zip(from) {
+        *a = (*a).max(b);
+    }
+}
+
+/// Clocks of the grids of a run. A CTA's number here is its linear one after those of the grids before its own.
+#[derive(Default)]
+pub struct GridClocks {
+    ctas: Vec<CtaClock>,
+    /// By address: what was published there.
+    published: HashMap<u64, Vec<u32>>,
+    /// First number of each grid.
+    bases: Vec<(u64, usize)>,
+    /// Grids (16 bits) of this run that are not complete, more than one only where they overlap.
+    pub running: Vec<u64>,
+    /// Number of the run, not 0.
+    pub run: u32,
+}
+
+impl GridClocks {
+    /// Clocks for grids of these numbers and counts of CTAs.
+    pub fn new(grids: impl Iterator<Item = (u64, u64)>) -> Self {
+        let mut clocks = Self::default();
+        let mut base = 0;
+        for (id, ctas) in grids {
+            clocks.run = if clocks.run == 0 { (id as u32).max(1) } else { clocks.run };
+            clocks.running.push(id & 0xffff);
+            clocks.bases.push((id & 0xffff, base));
+            base += ctas as usize;
+        }
+        clocks
+    }
+
+    fn base(&self, grid: u64) -> usize {
+        self.bases.iter().find(|(id, _)| *id == grid).map_or(0, |(_, base)| *base)
+    }
+
+    /// The clock of a CTA and what it knows of the others of its grid.
+    pub(super) fn of(&self, grid: u64, cta: u64) -> (u32, &[u32]) {
+        if self.ctas.is_empty() {
+            return (1, &[]);
+        }
+        let base = self.base(grid);
+        match self.ctas.get(base + cta as usize) {
+            Some(c) => (c.own, c.knows.get(base..).unwrap_or_default()),
+            None => (1, &[]),
+        }
+    }
+
+    fn number(&mut self, grid: u64, cta: u64) -> usize {
+        let number = self.base(grid) + cta as usize;
+        if self.ctas.len() <= number {
+            self.ctas.resize_with(number + 1, CtaClock::default);
+        }
+        number
+    }
+
+    /// What the CTA did so far may be published.
+    pub(super) fn fence(&mut self, grid: u64, cta: u64) {
+        let number = self.number(grid, cta);
+        let clock = &mut self.ctas[number];
+        clock.fenced = clock.own;
+        clock.own += 1;
+    }
+
+    /// Publishes at some places what the CTA knows and what its fences cover.
+    pub(super) fn publish(&mut self, grid: u64, cta: u64, places: &[u64], with_fence: bool) {
+        if with_fence {
+            self.fence(grid, cta);
+        }
+        let number = self.number(grid, cta);
+        let clock = &self.ctas[number];
+        for place in places {
+            let to = self.published.entry(*place).or_default();
+            join(to, &clock.knows);
+            if to.len() <= number {
+                to.resize(number + 1, 0);
+            }
+            to[number] = to[number].max(clock.fenced);
+        }
+    }
+
+    /// Learns what was published at some places.
+    pub(super) fn learn(&mut self, grid: u64, cta: u64, places: &[u64]) {
+        let number = self.number(grid, cta);
+        for place in places {
+            if let Some(from) = self.published.get(place) {
+                join(&mut self.ctas[number].knows, from);
+            }
+        }
+    }
+
+    /// Forgets what a CTA that has exited knew.
+    pub fn exited(&mut self, grid: u64, cta: u64) {
+        let number = self.base(grid & 0xffff) + cta as usize;
+        if let Some(c) = self.ctas.get_mut(number) {
+            c.knows = Vec::new();
+        }
+    }
+}
