@@ -2,6 +2,7 @@
 
 use super::program::*;
 use super::{Decoder, Modifiers, Result};
+use crate::numeric::arith::flush_f32;
 use crate::numeric::integer;
 use crate::ptx::ast::*;
 use crate::registers::*;
@@ -335,11 +336,13 @@ impl<'a> Decoder<'_, 'a> {
                 self.emit(op, Class::Move);
             }
             "slct" => {
-                m.take("ftz");
+                let ftz = m.take("ftz");
                 let ty = self.need_type(m)?;
                 let by = self.need_type(m)?;
                 let [d, a, b, c] = self.operands(i)?;
-                let f: LaneFn = if by == Type::F32 {
+                let f: LaneFn = if by == Type::F32 && ftz {
+                    |a, b, c, _| if f32::from_bits(flush_f32(c as u32)) >= 0.0 { a } else { b }
+                } else if by == Type::F32 {
                     |a, b, c, _| if f32::from_bits(c as u32) >= 0.0 { a } else { b }
                 } else {
                     |a, b, c, _| if c as i32 >= 0 { a } else { b }

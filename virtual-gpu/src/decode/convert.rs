@@ -33,6 +33,12 @@ fn code(ty: Type) -> Option<u32> {
     TYPES.iter().position(|&t| t == ty).map(|i| i as u32)
 }
 
+/// Clears negative numbers where the flag says so; a NaN stays one, whatever its sign.
+fn relu_f32(bits: u32, p: u32) -> u32 {
+    let negative = bits >> 31 != 0 && !f32::from_bits(bits).is_nan();
+    if p & RELU != 0 && negative { 0 } else { bits }
+}
+
 /// `cvt` of one lane; the parameter says everything about it.
 fn convert(a: u64, _: u64, _: u64, p: u32) -> u64 {
     let (from, to) = (TYPES[(p >> 8 & 15) as usize], TYPES[(p >> 12 & 15) as usize]);
@@ -194,11 +200,11 @@ impl<'a> Decoder<'_, 'a> {
                 one(b) | one(a) << 16
             },
             (Type::E4m3x2, Type::F32) => |a, b, _, p| {
-                let relu = |x: u64| if p & RELU != 0 && x >> 31 & 1 != 0 { 0 } else { x as u32 };
+                let relu = |x: u64| relu_f32(x as u32, p);
                 u64::from(f32_to_e4m3(relu(b))) | u64::from(f32_to_e4m3(relu(a))) << 8
             },
             (Type::E5m2x2, Type::F32) => |a, b, _, p| {
-                let relu = |x: u64| if p & RELU != 0 && x >> 31 & 1 != 0 { 0 } else { x as u32 };
+                let relu = |x: u64| relu_f32(x as u32, p);
                 u64::from(f32_to_e5m2(relu(b))) | u64::from(f32_to_e5m2(relu(a))) << 8
             },
             (Type::E4m3x2, Type::F16x2) => |a, _, _, p| {

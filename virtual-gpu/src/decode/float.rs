@@ -87,8 +87,8 @@ half_fns!(h_ex2, h_ex2_2, |a, _: u16, _: u16, p| approx::ex2_f16(in16(a, p)));
 half_fns!(b_ex2, b_ex2_2, |a, _: u16, _: u16, _: u32| approx::ex2_bf16(a));
 half_fns!(h_tanh, h_tanh2, |a, _: u16, _: u16, _: u32| approx::tanh_f16(a));
 half_fns!(b_tanh, b_tanh2, |a, _: u16, _: u16, _: u32| approx::tanh_bf16(a));
-half_fns!(h_neg, h_neg2, |a, _: u16, _: u16, _: u32| a ^ 0x8000);
-half_fns!(h_abs, h_abs2, |a, _: u16, _: u16, _: u32| a & 0x7fff);
+half_fns!(h_neg, h_neg2, |a, _: u16, _: u16, p| in16(a, p) ^ 0x8000);
+half_fns!(h_abs, h_abs2, |a, _: u16, _: u16, p| in16(a, p) & 0x7fff);
 
 impl<'a> Decoder<'_, 'a> {
     /// Floating-point instructions; false if the name is none of them.
@@ -224,11 +224,15 @@ impl<'a> Decoder<'_, 'a> {
         let Some(f) = f else { return self.error(format!("unknown instruction `{}`", i.opcode)) };
         let s = [self.lane_source(a, bits)?, self.lane_source(b, bits)?, self.lane_source(c, bits)?];
         let d = Self::reg(self.destination(d, bits)?, bits);
-        self.lane(f, p, d, s, class);
-        if three {
-            let c = self.lane_source(&i.operands[3], bits)?;
-            self.lane(f, p, d, [d, c, Self::reg(ZERO, bits)], class);
+        if !three {
+            self.lane(f, p, d, s, class);
+            return Ok(true);
         }
+        // The destination may be the third operand.
+        let first = Self::reg(self.temporary(bits == 64), bits);
+        let c = self.lane_source(&i.operands[3], bits)?;
+        self.lane(f, p, first, s, class);
+        self.lane(f, p, d, [first, c, Self::reg(ZERO, bits)], class);
         Ok(true)
     }
 

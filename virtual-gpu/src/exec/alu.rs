@@ -324,6 +324,7 @@ pub fn compare(r: &Registers, c: &Compare) -> (u32, u32) {
         CompareType::F32 if c.ftz => floats!(r32, fz),
         CompareType::F32 => floats!(r32, f),
         CompareType::F64 => floats!(r64, f64::from_bits),
+        CompareType::F16 if c.ftz => floats!(r32, |x: u32| f16_to_f32(arith::flush_f16(x as u16))),
         CompareType::F16 => floats!(r32, |x: u32| f16_to_f32(x as u16)),
         CompareType::Bf16 => floats!(r32, |x: u32| bf16_to_f32(x as u16)),
     }

@@ -106,6 +106,15 @@ pub fn cp_async(
         return Flow::Stop;
     };
     let Target::Shared { cta } = group.target else { return Flow::Stop };
+    if rest != 0 {
+        // Within bounds or not: they are not where the first lane's is.
+        let lane = rest.trailing_zeros();
+        let at = super::At { pc, warp: warp.index, lane: Some(lane), address: Some(dst[lane as usize]) };
+        let message =
+            format!("{:#x} is not in the shared memory that the first lane copies to", dst[lane as usize]);
+        ctx.report(crate::findings::Kind::OutOfBounds, true, at, message, None);
+        return Flow::Stop;
+    }
     // Source addresses are checked where bytes are read; with fewer bytes only those, at 4-byte granularity.
     let mut reads = lanes(active).filter(|&l| read[l] as u32 == op.bytes).fold(0u32, |m, l| m | 1 << l);
     let partial = active & !reads & lanes(active).filter(|&l| read[l] != 0).fold(0u32, |m, l| m | 1 << l);

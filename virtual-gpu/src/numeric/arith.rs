@@ -225,7 +225,7 @@ pub enum Test {
     Number,
     /// NaN.
     NotANumber,
-    /// Neither zero, subnormal, infinite nor NaN.
+    /// Neither subnormal, infinite nor NaN; PTX counts zero as normal.
     Normal,
     /// Subnormal (zero is not).
     Subnormal,
@@ -246,7 +246,7 @@ pub fn test_f64(bits: u64, test: Test) -> bool {
         Test::Infinite => v.is_infinite(),
         Test::Number => !v.is_nan(),
         Test::NotANumber => v.is_nan(),
-        Test::Normal => v.is_normal(),
+        Test::Normal => v.is_normal() || v == 0.0,
         Test::Subnormal => v.is_subnormal(),
     }
 }

@@ -271,7 +271,8 @@ impl Case {
 
     /// The rows of operands to try.
     fn rows(&self) -> Vec<Vec<u64>> {
-        let mut random = Random(self.name.bytes().fold(7, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into())));
+        let mut random =
+            Random(self.name.bytes().fold(7, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into())));
         let edges: Vec<Vec<u64>> = self.inputs.iter().map(|k| k.edges()).collect();
         let product: usize = edges.iter().map(Vec::len).product();
         let mut rows = Vec::new();
