@@ -158,7 +158,7 @@ fn wavefronts(offsets: &[usize; 32], mask: u32, size: u32) -> (u64, u64) {
             same &= delta == 0;
         }
         least += 1;
-        if in_order || same {
+        if in_order || same || no_conflict(offsets, first, part, size) {
             taken += 1;
             continue;
         }
@@ -181,6 +181,20 @@ fn wavefronts(offsets: &[usize; 32], mask: u32, size: u32) -> (u64, u64) {
         taken += u64::from(*depth.iter().max().unwrap_or(&1));
     }
     (taken, least)
+}
+
+/// Whether lanes of at least 4 bytes each fall on different banks.
+fn no_conflict(offsets: &[usize; 32], first: usize, part: u32, size: u32) -> bool {
+    if !matches!(size, 4 | 8 | 16) {
+        return false;
+    }
+    let (mut banks, mut rest) = (0u32, part);
+    while rest != 0 {
+        let l = rest.trailing_zeros() as usize;
+        rest &= rest - 1;
+        banks |= 1 << (offsets[first + l] % 128 / size as usize);
+    }
+    banks.count_ones() == part.count_ones()
 }
 
 /// Totals of a kernel.

@@ -79,16 +79,18 @@ pub fn mma(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Mma, active: u3
     let mut poison = [0u32; 8];
     match &op.kind {
         MmaKind::Mma(kind) => {
-            let gather = |slots: &[Slot]| {
-                let mut out = [[0u32; 32]; 4];
-                for (to, &slot) in out.iter_mut().zip(slots) {
-                    *to = *r.r32(slot);
-                }
+            let all = |slots: &[Slot]| {
+                let mut out = [r.r32(crate::registers::ZERO); 4];
+                out.iter_mut().zip(slots).for_each(|(to, &slot)| *to = r.r32(slot));
                 out
             };
-            let (a, b, c) = (gather(&op.a), gather(&op.b), gather(&op.c));
-            let mut d = [[0u32; 32]; 4];
-            kind.run(&a[..na], &b[..nb], &c[..nc], &mut d[..nd]);
+            let (a, b, c) = (all(&op.a), all(&op.b), all(&op.c));
+            let d = kind.run_usual(&a[..na], &b[..nb], &c[..nc]).unwrap_or_else(|| {
+                let (a, b, c) = (a.map(|r| *r), b.map(|r| *r), c.map(|r| *r));
+                let mut d = [[0u32; 32]; 4];
+                kind.run(&a[..na], &b[..nb], &c[..nc], &mut d[..nd]);
+                d
+            });
             if any {
                 kind.poison(&pa[..na], &pb[..nb], &pc_[..nc], &mut poison[..nd]);
             }
@@ -185,9 +187,17 @@ pub fn ldmatrix(
             }
             *ctx.progress += 1;
         } else {
-            let data: [[u8; 16]; 8] =
-                rows.map(|at| *shared.data[at..].first_chunk().expect("rows are checked"));
-            *warp.registers.m32(slot) = matrix::load(&data, op.trans);
+            let to = warp.registers.m32(slot);
+            for (row, &at) in rows.iter().enumerate() {
+                // Without .trans, four lanes hold a row as it is.
+                let bytes: &[u8; 16] = shared.data[at..].first_chunk().expect("rows are checked");
+                for (to, word) in to[4 * row..4 * row + 4].iter_mut().zip(bytes.as_chunks().0) {
+                    *to = u32::from_le_bytes(*word);
+                }
+            }
+            if op.trans {
+                *to = matrix::transpose(to);
+            }
             let mut poison = 0;
             if check && rows.iter().any(|&at| !shared.is_defined(at, 16)) {
                 poison = matrix::load_poison(&rows.map(|at| shared.undefined_bits(at, 16) as u16), op.trans);

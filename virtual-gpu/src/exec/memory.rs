@@ -172,6 +172,13 @@ struct Extent {
     highest: u64,
 }
 
+impl Extent {
+    /// Of one lane.
+    fn of(address: u64) -> Self {
+        Extent { differing: 0, any: address, lowest: address, highest: address }
+    }
+}
+
 #[inline(always)]
 fn extent(addresses: &[u64; 32], mask: u32, first: u64) -> Extent {
     let (mut differing, mut any) = (0u64, 0u64);
@@ -267,7 +274,9 @@ pub fn next_group(
     let granularity = if window == SHARED_WINDOW { !((1u64 << RANK_SHIFT) - 1) } else { !OFFSET_MASK };
     let origin = addresses[first] & granularity;
     let mut mask = *rest;
-    let mut reach = extent(addresses, mask, addresses[first]);
+    let alone = mask & (mask - 1) == 0;
+    let mut reach =
+        if alone { Extent::of(addresses[first]) } else { extent(addresses, mask, addresses[first]) };
     if reach.differing & granularity != 0 {
         mask = lanes(mask).filter(|&l| addresses[l] & granularity == origin).fold(0, |m, l| m | 1 << l);
         reach = extent(addresses, mask, addresses[first]);

@@ -59,42 +59,69 @@ pub struct WgmmaState {
     pub fenced: bool,
     /// Groups committed.
     commits: u64,
-    /// Registers in flight and the group they belong to; the interpreter watches them.
-    pub in_flight: Vec<(Slot, u64)>,
+    in_flight: InFlight,
+}
+
+/// Registers in flight and the group they belong to; the interpreter watches them.
+#[derive(Default)]
+struct InFlight {
+    list: Vec<(Slot, u64)>,
+    /// A bit for each slot.
+    bits: Vec<u64>,
+}
+
+impl InFlight {
+    fn has(&self, slot: Slot) -> bool {
+        self.bits.get(slot as usize / 64).is_some_and(|bits| bits >> (slot % 64) & 1 != 0)
+    }
+
+    fn add(&mut self, slot: Slot, group: u64) {
+        let word = slot as usize / 64;
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (slot % 64);
+        self.list.push((slot, group));
+    }
+
+    fn retain(&mut self, keep: impl Fn(Slot, u64) -> bool) {
+        self.list.retain(|&(slot, group)| keep(slot, group));
+        self.bits.fill(0);
+        for &(slot, _) in &self.list {
+            self.bits[slot as usize / 64] |= 1 << (slot % 64);
+        }
+    }
 }
 
 impl WgmmaState {
     pub fn watching(&self) -> bool {
-        !self.in_flight.is_empty()
+        !self.in_flight.list.is_empty()
     }
 }
 
 /// Checks an instruction against the registers in flight. A move renames them, as the assembler will.
-#[cold]
 pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
-    let has = |warp: &Warp, slot: Slot| warp.wgmma.in_flight.iter().find(|(s, _)| *s == slot).copied();
+    let flight = &mut warp.wgmma.in_flight;
     let touched = match op {
         Op::Alu { op: Alu::Mov32, d, a, .. } => {
-            if let Some((_, group)) = has(warp, *a) {
+            if let Some(&(_, group)) = flight.list.iter().find(|(s, _)| flight.has(*a) && s == a) {
                 settle_deferred(ctx, warp, u64::MAX);
-                warp.wgmma.in_flight.push((*d, group));
-                return;
+                warp.wgmma.in_flight.add(*d, group);
+            } else if flight.has(*d) {
+                flight.retain(|s, _| s != *d);
             }
-            warp.wgmma.in_flight.retain(|(s, _)| s != d);
             return;
         }
-        Op::Alu { d, a, b, c, .. } => [*d, *a, *b, *c].into_iter().find(|s| has(warp, *s).is_some()),
-        Op::Store(access) => {
-            access.registers[..access.count as usize].iter().map(|r| r.slot).find(|s| has(warp, *s).is_some())
-        }
-        Op::Select32 { d, a, b, .. } => [*d, *a, *b].into_iter().find(|s| has(warp, *s).is_some()),
-        _ => None,
+        Op::Alu { d, a, b, c, .. } => [*d, *a, *b, *c].iter().any(|s| flight.has(*s)),
+        Op::Store(access) => access.registers[..access.count as usize].iter().any(|r| flight.has(r.slot)),
+        Op::Select32 { d, a, b, .. } => [*d, *a, *b].iter().any(|s| flight.has(*s)),
+        _ => false,
     };
-    if touched.is_some() && ctx.checks == Checks::All {
+    if touched && ctx.checks == Checks::All {
         let at = At { pc, warp: warp.index, lane: None, address: None };
         let message = "an accumulator of a wgmma in flight is used before wgmma.wait_group".to_string();
         ctx.report(Kind::Wgmma, false, at, message, None);
-        warp.wgmma.in_flight.clear();
+        warp.wgmma.in_flight.retain(|_, _| false);
     }
 }
 
@@ -104,16 +131,19 @@ fn warp_of<'w>(ctx: &'w Context<'_>, own: &'w Warp, index: u32) -> &'w Warp {
 
 fn accumulator_hash(ctx: &Context<'_>, own: &Warp, d: &[Slot]) -> u64 {
     let first = own.index / 4 * 4;
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    // A hash for each lane, which the compiler turns into vector code, then one of them all.
+    let mut each = [0x811c_9dc5u32; 32];
     for w in first..first + 4 {
         let registers = &warp_of(ctx, own, w).registers;
         for &slot in d {
-            for &x in registers.r32(slot) {
-                hash = (hash ^ u64::from(x)).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+            for (hash, &x) in each.iter_mut().zip(registers.r32(slot)) {
+                *hash = (*hash ^ x).wrapping_mul(0x0100_0193).rotate_left(5);
             }
         }
     }
-    hash
+    each.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &x| {
+        (hash ^ u64::from(x)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
+    })
 }
 
 pub fn issue(
@@ -212,8 +242,11 @@ pub fn issue(
     for w in group * 4..group * 4 + 4 {
         let flight =
             if w == warp.index { &mut warp.wgmma } else { &mut ctx.ctas[cta].warps[w as usize].wgmma };
-        flight.in_flight.retain(|(s, _)| !op.d.contains(s));
-        flight.in_flight.extend(op.d.iter().map(|&s| (s, commits)));
+        let flight = &mut flight.in_flight;
+        if op.d.iter().any(|s| flight.has(*s)) {
+            flight.retain(|s, _| !op.d.contains(&s));
+        }
+        op.d.iter().for_each(|&s| flight.add(s, commits));
     }
     Flow::Next
 }
@@ -260,9 +293,7 @@ fn multiply(ctx: &mut Context<'_>, warp: &mut Warp, op: &Wgmma, job: &Deferred) 
     if job.scale {
         for w in 0..4 {
             let registers = &warp_of(ctx, warp, first + w).registers;
-            for (j, &slot) in op.d.iter().enumerate() {
-                tile.load_register(w as usize, j, registers.r32(slot), registers.poison(slot));
-            }
+            tile.load_registers(w as usize, |j| (registers.r32(op.d[j]), registers.poison(op.d[j])));
         }
     }
     tile.multiply(&a, &b, op.saturate);
@@ -274,11 +305,10 @@ fn multiply(ctx: &mut Context<'_>, warp: &mut Warp, op: &Wgmma, job: &Deferred) 
         } else {
             &mut ctx.ctas[cta].warps[index as usize].registers
         };
-        for (j, &slot) in op.d.iter().enumerate() {
-            let (values, poison) = tile.store_register(w as usize, j);
-            *registers.m32(slot) = values;
-            registers.set_poison(slot, poison, u32::MAX);
-        }
+        tile.store_registers(w as usize, |j, values, poison| {
+            *registers.m32(op.d[j]) = *values;
+            registers.set_poison(op.d[j], poison, u32::MAX);
+        });
     }
     if ctx.checks == Checks::All {
         let hash = accumulator_hash(ctx, warp, &op.d);
@@ -352,7 +382,7 @@ pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, _pc: u32, pending: u32) -> F
     if !settle_deferred(ctx, warp, until) {
         return Flow::Stop;
     }
-    warp.wgmma.in_flight.retain(|(_, group)| *group >= until);
+    warp.wgmma.in_flight.retain(|_, group| group >= until);
     let (cta, group) = (ctx.cta, (warp.index / 4) as usize);
     let mut over = Vec::new();
     if let Some(state) = ctx.ctas[cta].hopper.warpgroups.get_mut(group) {

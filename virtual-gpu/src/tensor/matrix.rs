@@ -76,7 +76,12 @@ pub fn store_poison(poison: u32, trans: bool) -> [u16; 8] {
 
 /// `movmatrix.sync.aligned.m8n8.trans.b16`: the transpose of the 8x8 matrix in a warp register.
 pub fn transpose(register: &Lanes) -> Lanes {
-    load(&store(register, false), true)
+    // Lane 4 r + c holds row r, columns 2 c and 2 c + 1.
+    let at = |row: usize, col: usize| register[4 * row + col / 2] >> (16 * (col % 2)) & 0xffff;
+    core::array::from_fn(|lane| {
+        let (row, pair) = (lane / 4, 2 * (lane % 4));
+        at(pair, row) | at(pair + 1, row) << 16
+    })
 }
 
 /// The lanes of a transposed register that hold an undefined half.

@@ -124,6 +124,20 @@ impl Mma {
         }
     }
 
+    /// `d = a * b + c` of the usual shape, m16n8k16 of a 16-bit type with f32 sums; `None` of any other.
+    pub fn run_usual(&self, a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) -> Option<[Lanes; 4]> {
+        let ([a0, a1, a2, a3], [b0, b1], [c0, c1, c2, c3]) = (a, b, c) else { return None };
+        let (a, b, c) = ([*a0, *a1, *a2, *a3], [*b0, *b1], [*c0, *c1, *c2, *c3]);
+        if (self.k, self.c, self.d) != (16, Accumulator::F32, Accumulator::F32) {
+            return None;
+        }
+        match self.a {
+            Element::Bf16 => Some(usual::<true>(a, b, c)),
+            Element::F16 => Some(usual::<false>(a, b, c)),
+            _ => None,
+        }
+    }
+
     #[inline(always)]
     fn unpack(
         &self,
@@ -208,6 +222,73 @@ impl Mma {
             }
         }
     }
+}
+
+fn usual<const BF16: bool>(a: [&Lanes; 4], b: [&Lanes; 2], c: [&Lanes; 4]) -> [Lanes; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: both features that the function is compiled for were just detected.
+        return unsafe { usual_avx2::<BF16>(a, b, c) };
+    }
+    usual_plain::<BF16>(a, b, c)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn usual_avx2<const BF16: bool>(a: [&Lanes; 4], b: [&Lanes; 2], c: [&Lanes; 4]) -> [Lanes; 4] {
+    usual_plain::<BF16>(a, b, c)
+}
+
+/// m16n8k16 in ascending k with one rounding a product. Four lanes of a register hold eight neighbours of a row.
+#[inline(always)]
+fn usual_plain<const BF16: bool>(a: [&Lanes; 4], b: [&Lanes; 2], c: [&Lanes; 4]) -> [Lanes; 4] {
+    const HALF: usize = M / 2;
+    let element = if BF16 { Element::Bf16 } else { Element::F16 };
+    let row_of = |register: &Lanes, group: usize| {
+        let mut row = [0f32; N];
+        for t in 0..4 {
+            row[2 * t] = element.to_f32(register[4 * group + t], 0);
+            row[2 * t + 1] = element.to_f32(register[4 * group + t], 1);
+        }
+        row
+    };
+    let mut a_tile = [[[0f32; N]; 2]; M];
+    let mut b_tile = [[0f32; N]; 16];
+    for group in 0..8 {
+        for (r, register) in a.iter().enumerate() {
+            a_tile[group + HALF * (r % 2)][r / 2] = row_of(register, group);
+        }
+        for (r, register) in b.iter().enumerate() {
+            for (k, value) in row_of(register, group).into_iter().enumerate() {
+                b_tile[8 * r + k][group] = value;
+            }
+        }
+    }
+    let mut d = [[0; 32]; 4];
+    for half in 0..2 {
+        let mut acc = [[0f32; N]; HALF];
+        for (group, sums) in acc.iter_mut().enumerate() {
+            for t in 0..4 {
+                sums[2 * t] = f32::from_bits(c[2 * half][4 * group + t]);
+                sums[2 * t + 1] = f32::from_bits(c[2 * half + 1][4 * group + t]);
+            }
+        }
+        for (k, row) in b_tile.iter().enumerate() {
+            for (group, sums) in acc.iter_mut().enumerate() {
+                let x = a_tile[HALF * half + group][k / 8][k % 8];
+                for n in 0..N {
+                    sums[n] = x.mul_add(row[n], sums[n]);
+                }
+            }
+        }
+        for (group, sums) in acc.iter().enumerate() {
+            for t in 0..4 {
+                d[2 * half][4 * group + t] = canonical(sums[2 * t].to_bits());
+                d[2 * half + 1][4 * group + t] = canonical(sums[2 * t + 1].to_bits());
+            }
+        }
+    }
+    d
 }
 
 /// One bit for each group of four lanes in which any lane's bit is set.

@@ -143,6 +143,17 @@ impl Operand {
     #[inline(always)]
     fn load_chunk_as(&mut self, element: Element, chunk: Chunk, major: Major, bytes: &[u8; 16]) {
         let per = element.per_register();
+        // Along the contiguous dimension of `values`.
+        if (major == Major::K) == self.is_a {
+            let at = if self.is_a { chunk.row * self.k + chunk.k } else { chunk.k * self.rows + chunk.row };
+            for (word, to) in self.values[at..at + 4 * per].chunks_exact_mut(per).enumerate() {
+                let register = u32::from_le_bytes(bytes[4 * word..4 * word + 4].try_into().expect("4 bytes"));
+                for (i, to) in to.iter_mut().enumerate() {
+                    *to = element.to_f32(register, i);
+                }
+            }
+            return;
+        }
         for word in 0..4 {
             let register = u32::from_le_bytes(bytes[4 * word..4 * word + 4].try_into().expect("4 bytes"));
             for i in 0..per {
@@ -204,6 +215,56 @@ impl Tile {
     #[inline(always)]
     fn at(&self, warp: usize, lane: usize, i: usize) -> usize {
         (16 * warp + lane / 4 + 8 * (i / 2 % 2)) * self.n + 8 * (i / 4) + 2 * (lane % 4) + i % 2
+    }
+
+    /// Puts all accumulator registers of warp `warp` in their places, with their poison.
+    pub fn load_registers<'r>(&mut self, warp: usize, register: impl Fn(usize) -> (&'r Lanes, u32)) {
+        let count = M * self.n / 128 / self.d.per_register();
+        let f32s = self.d == Accumulator::F32;
+        let clean = f32s && (0..count).all(|j| register(j).1 == 0);
+        if !clean {
+            for j in 0..count {
+                let (values, poison) = register(j);
+                self.load_register(warp, j, values, poison);
+            }
+            return;
+        }
+        for j in (0..count).step_by(2) {
+            let (even, odd) = (register(j).0, register(j + 1).0);
+            for group in 0..8 {
+                let at = (16 * warp + group + 8 * (j / 2 % 2)) * self.n + 8 * (j / 4);
+                let row: &mut [f32; 8] = (&mut self.values[at..at + 8]).try_into().expect("8 columns");
+                for t in 0..4 {
+                    row[2 * t] = f32::from_bits(even[4 * group + t]);
+                    row[2 * t + 1] = f32::from_bits(odd[4 * group + t]);
+                }
+            }
+        }
+    }
+
+    /// All accumulator registers of warp `warp`, in ascending order, with the lanes of each that are undefined.
+    pub fn store_registers(&self, warp: usize, mut register: impl FnMut(usize, &Lanes, u32)) {
+        let count = M * self.n / 128 / self.d.per_register();
+        if self.d != Accumulator::F32 || !self.poison.is_empty() {
+            for j in 0..count {
+                let (values, poison) = self.store_register(warp, j);
+                register(j, &values, poison);
+            }
+            return;
+        }
+        for j in (0..count).step_by(2) {
+            let (mut even, mut odd) = ([0; 32], [0; 32]);
+            for group in 0..8 {
+                let at = (16 * warp + group + 8 * (j / 2 % 2)) * self.n + 8 * (j / 4);
+                let row: &[f32; 8] = self.values[at..at + 8].try_into().expect("8 columns");
+                for t in 0..4 {
+                    even[4 * group + t] = canonical(row[2 * t]);
+                    odd[4 * group + t] = canonical(row[2 * t + 1]);
+                }
+            }
+            register(j, &even, 0);
+            register(j + 1, &odd, 0);
+        }
     }
 
     /// Puts accumulator register `j` of warp `warp` in its place; `poison` as everywhere.
