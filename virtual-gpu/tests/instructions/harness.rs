@@ -274,7 +274,7 @@ impl Case {
         let mut random =
             Random(self.name.bytes().fold(7, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into())));
         let edges: Vec<Vec<u64>> = self.inputs.iter().map(|k| k.edges()).collect();
-        let product: usize = edges.iter().map(Vec::len).product();
+        let product = edges.iter().fold(1usize, |n, list| n.saturating_mul(list.len()));
         let mut rows = Vec::new();
         // All combinations of edges where they are few, else some of them.
         for i in 0..product.min(500) {
@@ -437,7 +437,14 @@ fn run(gpu: &Gpu, function: &virtual_gpu::Function, case: &Case) -> Result<(), S
     let words: Vec<u64> =
         result.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("8"))).collect();
     let (mut wrong, mut first) = (0, String::new());
-    for (row, got) in rows.iter().zip(words.chunks_exact(out_width)) {
+    for (row, words) in rows.iter().zip(words.chunks_exact(out_width)) {
+        // A case may have used the rest of a word for itself.
+        let got: Vec<u64> = words
+            .iter()
+            .zip(&case.outputs)
+            .map(|(w, kind)| w & (u64::MAX >> (64 - kind.bits().max(16))))
+            .collect();
+        let got = got.as_slice();
         if let Err(why) = (case.judge)(row, got) {
             wrong += 1;
             if first.is_empty() {

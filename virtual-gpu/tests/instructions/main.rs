@@ -2,8 +2,12 @@
 //! that no word the decoder knows is without a test.
 
 mod compare;
+mod control;
 mod convert;
 mod float;
 mod harness;
 mod integer;
+mod memory;
+mod program;
 mod special;
+mod warp;
