@@ -4,7 +4,7 @@ use std::path::Path;
 use virtual_gpu::counters::InstructionCounts;
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::{DataType, TensorMap};
-use virtual_gpu::{Description, Function, Gpu, Launch, Stream};
+use virtual_gpu::{Description, Function, Gpu, Launch, Options, Stream};
 
 /// A kernel ready to be launched again and again.
 pub struct Kernel {
@@ -84,6 +84,11 @@ impl Kernel {
         map.swizzle = Swizzle::B128;
         self.args.push(map.encode().expect("a legal map").to_vec());
         self
+    }
+
+    /// Launches on this many threads of the CPU.
+    pub fn threads(&self, threads: usize) {
+        self.gpu.set_options(Options { threads, ..self.gpu.options() });
     }
 
     /// One launch.

@@ -49,6 +49,12 @@ impl Raw {
         Self { of: vec![InstructionCounts::default(); program.code.len()], instructions: 0 }
     }
 
+    /// Adds the counts of other CTAs of the grid.
+    pub fn add(&mut self, other: &Raw) {
+        self.instructions += other.instructions;
+        self.of.iter_mut().zip(&other.of).for_each(|(to, from)| to.add(from));
+    }
+
     /// One warp instruction with this many active lanes.
     #[inline(always)]
     pub fn count(&mut self, pc: u32, active: u32) {

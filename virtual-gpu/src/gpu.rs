@@ -4,7 +4,7 @@ use crate::counters::{KernelCounters, Raw};
 use crate::decode::program::{Frame, Place, Program};
 use crate::description::Description;
 use crate::exec::engine::{Ended, Engine};
-use crate::exec::{Grid, Random};
+use crate::exec::{Grid, Random, parallel};
 use crate::findings::{Finding, Findings, Kind};
 use crate::memory::{BadAddress, GlobalMemory};
 use crate::options::{Options, Order};
@@ -301,7 +301,7 @@ impl Gpu {
         }
         match state.memory.range(address, data.len() as u64) {
             Ok((a, at)) => {
-                a.bytes.write(at, data);
+                a.bytes.whole().write(at, data);
                 Ok(())
             }
             Err(bad) => Err(Self::bad(&state, "write", address, data.len() as u64, bad)),
@@ -343,8 +343,8 @@ impl Gpu {
         let len = data.len() as u64;
         let undefined = match state.memory.range(address, len) {
             Ok((a, at)) => {
-                data.copy_from_slice(&a.bytes.data[at..at + data.len()]);
-                a.bytes.first_undefined(at, data.len()).map(|byte| byte - at)
+                data.copy_from_slice(&a.bytes.whole().data[at..at + data.len()]);
+                a.bytes.whole().first_undefined(at, data.len()).map(|byte| byte - at)
             }
             Err(bad) => return Err(Self::bad(&state, "read", address, len, bad)),
         };
@@ -370,7 +370,7 @@ impl Gpu {
         }
         match state.memory.range(address, bytes) {
             Ok((a, at)) => {
-                a.bytes.fill(at, bytes as usize, value);
+                a.bytes.whole().fill(at, bytes as usize, value);
                 Ok(())
             }
             Err(bad) => Err(Self::bad(&state, "memset", address, bytes, bad)),
@@ -426,7 +426,7 @@ impl Gpu {
                 to.copy_from_slice(&value[..step.min(8)]);
             }
             if let Ok((a, at)) = state.memory.range(address, bytes) {
-                a.bytes.write(at, &data);
+                a.bytes.whole().write(at, &data);
             }
         }
         let mut functions = HashMap::new();
@@ -798,6 +798,7 @@ impl Gpu {
             parameters,
             id: state.launches,
             next: 0,
+            end: launch.grid.iter().zip(cluster).map(|(g, c)| u64::from(g / c)).product(),
             finished: 0,
             started: 0,
             counters: Raw::new(p),
@@ -917,9 +918,9 @@ impl State {
                 self.time += bytes / 1024;
                 if let Ok((a, at)) = self.memory.range(address, bytes) {
                     if let [value] = pattern[..] {
-                        a.bytes.fill(at, bytes as usize, value);
+                        a.bytes.whole().fill(at, bytes as usize, value);
                     } else {
-                        a.bytes.write(at, &pattern.repeat(count as usize));
+                        a.bytes.whole().write(at, &pattern.repeat(count as usize));
                     }
                 }
             }
@@ -932,7 +933,7 @@ impl State {
             Work::Write { to, data } => {
                 self.time += data.len() as u64 / 1024;
                 if let Ok((a, at)) = self.memory.range(to, data.len() as u64) {
-                    a.bytes.write(at, &data);
+                    a.bytes.whole().write(at, &data);
                 }
             }
             Work::Record { event, number } => {
@@ -956,7 +957,7 @@ impl State {
         engine.clock = self.time;
         engine.grids = grids;
         let options = self.options;
-        let ended = engine.run(&mut self.memory, &mut self.findings, &options, description);
+        let ended = parallel::run(&mut engine, &mut self.memory, &mut self.findings, &options, description);
         for grid in &engine.grids {
             self.time += grid.counters.instructions;
             let counters = self.counters.entry(grid.program.name.clone()).or_default();

@@ -5,7 +5,7 @@ use super::warp::Warp;
 use super::{At, Context, Flow, lanes};
 use crate::decode::program::*;
 use crate::findings::Kind;
-use crate::memory::*;
+use crate::memory::{Bytes, Store};
 use crate::options::Checks;
 use crate::races::{self, Touch};
 
@@ -217,6 +217,53 @@ fn store_any(warp: &Warp, access: &Access, bytes: &mut Bytes, reach: &Reach, che
     }
 }
 
+/// The range that all lanes reach together.
+fn span(reach: &Reach) -> (usize, usize) {
+    let (mut low, mut high) = (usize::MAX, 0);
+    for lane in lanes(reach.mask) {
+        low = low.min(reach.offsets[lane]);
+        high = high.max(reach.offsets[lane]);
+    }
+    (low, high + reach.size as usize - low)
+}
+
+/// A load from a worker's view of memory.
+#[inline(never)]
+fn load_view(warp: &mut Warp, access: &Access, store: &mut Store, reach: &Reach, check: bool) {
+    let (low, len) = span(reach);
+    match reach.shape {
+        Shape::Any => {
+            lanes(reach.mask).for_each(|lane| store.note_read(reach.offsets[lane], reach.size as usize))
+        }
+        _ => store.note_read(low, len),
+    }
+    if let Some((bytes, start)) = store.reading(low, len) {
+        return load_group(warp, access, bytes, &reach.from(start), check);
+    }
+    for lane in lanes(reach.mask) {
+        if let Some((bytes, start)) = store.reading(reach.offsets[lane], reach.size as usize) {
+            load_group(warp, access, bytes, &reach.from(start).only(lane), check);
+        }
+    }
+}
+
+/// A store to a worker's view of memory.
+#[inline(never)]
+fn store_view(warp: &Warp, access: &Access, store: &mut Store, reach: &Reach) {
+    let (low, len) = span(reach);
+    if reach.shape == Shape::Contiguous && low / Store::PAGE == (low + len - 1) / Store::PAGE {
+        if let Some((bytes, start)) = store.writing(low, len) {
+            store_group(warp, access, bytes, &reach.from(start), true);
+        }
+        return;
+    }
+    for lane in lanes(reach.mask) {
+        if let Some((bytes, start)) = store.writing(reach.offsets[lane], reach.size as usize) {
+            store_group(warp, access, bytes, &reach.from(start).only(lane), true);
+        }
+    }
+}
+
 #[inline(always)]
 pub fn load(
     ctx: &mut Context<'_>,
@@ -252,7 +299,11 @@ pub fn load(
                 }
                 ctx.grid.counters.global(pc, &reach, false);
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                load_group(warp, access, &a.bytes, &reach, check);
+                if a.bytes.is_view() {
+                    load_view(warp, access, &mut a.bytes, &reach, check);
+                } else {
+                    load_group(warp, access, a.bytes.whole(), &reach, check);
+                }
             }
             Target::Shared { cta } => {
                 races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Read, access.strength));
@@ -323,7 +374,11 @@ pub fn store(
                 races::release_global(ctx, group.origin, &reach, access.strength);
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                store_group(warp, access, &mut a.bytes, &reach, true);
+                if a.bytes.is_view() {
+                    store_view(warp, access, &mut a.bytes, &reach);
+                } else {
+                    store_group(warp, access, a.bytes.whole(), &reach, true);
+                }
             }
             Target::Shared { cta } => {
                 races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Write, access.strength));

@@ -174,7 +174,7 @@ fn move_copy(ctx: &mut Context<'_>, copy: &mut Copy, mask: u32) {
         if read > 0
             && let Ok((a, from)) = ctx.memory.range(copy.src[lane], read as u64)
         {
-            shared.copy_from(at, &a.bytes, from, read);
+            a.bytes.copy_to(from, read, shared, at);
         }
         shared.fill(at + read, copy.bytes as usize - read, 0);
     }

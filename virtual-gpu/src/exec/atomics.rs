@@ -110,7 +110,11 @@ pub fn atomic(
                 races::atomic_global(ctx, warp, pc, group.origin, &reach, a.strength);
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(allocation) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
-                perform(warp, a, &mut allocation.bytes, &reach.offsets, order);
+                if allocation.bytes.is_view() {
+                    // Workers cannot do this: the launch is run again by one.
+                    return Flow::Stop;
+                }
+                perform(warp, a, allocation.bytes.whole(), &reach.offsets, order);
             }
             Target::Shared { cta } => {
                 races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Atomic, a.strength));

@@ -124,7 +124,9 @@ fn tensor_map(ctx: &mut Context<'_>, at: At, address: u64) -> Option<TensorMap> 
             bytes.copy_from_slice(from);
         }
     } else if let Ok((a, offset)) = ctx.memory.range(address, 128) {
-        bytes.copy_from_slice(&a.bytes.data[offset..offset + 128]);
+        let mut copy = crate::memory::Bytes::new(128);
+        a.bytes.copy_to(offset, 128, &mut copy, 0);
+        bytes.copy_from_slice(&copy.data);
     } else {
         let message =
             format!("the tensor map at {} lies outside its allocation", ctx.memory.describe(address));
@@ -388,7 +390,7 @@ pub fn perform(memory: &mut GlobalMemory, ctas: &mut [Cta], job: &mut Job) {
                 for &(global, offset, length) in runs {
                     let (at, length) = (offset as usize, length as usize);
                     match global.map(|g| memory.range(g, length as u64)) {
-                        Some(Ok((a, from))) => shared.copy_from(at, &a.bytes, from, length),
+                        Some(Ok((a, from))) => a.bytes.copy_to(from, length, shared, at),
                         _ => {
                             for i in 0..length {
                                 shared.data[at + i] = fill[i % *element as usize];
@@ -409,13 +411,23 @@ pub fn perform(memory: &mut GlobalMemory, ctas: &mut [Cta], job: &mut Job) {
                 from += length as usize;
                 let Some(Ok((a, at))) = global.map(|g| memory.range(g, u64::from(length))) else { continue };
                 match reduction {
-                    Some(reduction) => reduce(&mut a.bytes, at, part, *reduction),
+                    Some(reduction) if a.bytes.is_view() => {
+                        // Reads and writes: what another worker does here, too, is noticed at the end.
+                        let mut copy = crate::memory::Bytes::new(part.len());
+                        a.bytes.copy_to(at, part.len(), &mut copy, 0);
+                        reduce(&mut copy, 0, part, *reduction);
+                        a.bytes.copy_from(at, &copy, 0, part.len());
+                    }
+                    Some(reduction) => reduce(a.bytes.whole(), at, part, *reduction),
                     None => {
-                        a.bytes.write(at, part);
                         let shared = &ctas[job.cta].shared;
                         if shared.first_undefined(offset as usize, length as usize).is_some() {
-                            a.bytes.copy_from(at, shared, offset as usize, length as usize);
-                            a.bytes.data[at..at + length as usize].copy_from_slice(part);
+                            let mut copy = crate::memory::Bytes::new(part.len());
+                            copy.copy_from(0, shared, offset as usize, part.len());
+                            copy.data.copy_from_slice(part);
+                            a.bytes.copy_from(at, &copy, 0, part.len());
+                        } else {
+                            a.bytes.write(at, part);
                         }
                     }
                 }

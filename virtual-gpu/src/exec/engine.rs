@@ -65,9 +65,8 @@ impl Engine {
         let grid = &mut self.grids[number];
         let size = grid.cluster_size();
         let [cx, cy, cz] = grid.cluster;
-        let [gx, gy, gz] = [0, 1, 2].map(|i| grid.grid[i] / grid.cluster[i]);
-        let total = u64::from(gx) * u64::from(gy) * u64::from(gz);
-        if grid.next >= total {
+        let [gx, gy] = [0, 1].map(|i| grid.grid[i] / grid.cluster[i]);
+        if grid.next >= grid.end {
             return false;
         }
         let n = grid.next;
@@ -112,7 +111,7 @@ impl Engine {
         let check = options.checks == Checks::All;
         let capacity: Vec<u64> = self.grids.iter().map(|g| Self::capacity(g, description)).collect();
         let mut clocks = GridClocks::new(self.grids.iter().map(|g| (g.id, g.ctas())));
-        if clocks.running.contains(&0) {
+        if clocks.running.contains(&0) && self.grids.iter().all(|g| g.next == 0) {
             // The detector knows grids by 16 bits: an old one must not pass for a new one.
             memory.forget_accesses();
         }
@@ -240,7 +239,7 @@ impl Engine {
         self.grids.iter().enumerate().any(|(n, grid)| {
             let size = u64::from(grid.cluster_size());
             let here = self.ctas.iter().filter(|c| c.resident && c.grid == n).count() as u64;
-            grid.next * size < grid.ctas() && here + size <= capacity[n].max(size)
+            grid.next < grid.end && here + size <= capacity[n].max(size)
         })
     }
 

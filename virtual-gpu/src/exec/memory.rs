@@ -337,6 +337,16 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The same with offsets from `start`.
+    pub fn from(&self, start: usize) -> Reach {
+        Reach { offsets: self.offsets.map(|offset| offset.wrapping_sub(start)), ..*self }
+    }
+
+    /// The part of one lane.
+    pub fn only(&self, lane: usize) -> Reach {
+        Reach { mask: 1 << lane, shape: Shape::Uniform, ..*self }
+    }
+
     /// Offsets into a thread's local memory become offsets into the warp's.
     pub fn of_local(&mut self, stride: usize, len: usize) {
         for (lane, offset) in self.offsets.iter_mut().enumerate() {

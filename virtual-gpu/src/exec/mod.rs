@@ -12,6 +12,7 @@ pub mod hopper;
 pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
+pub mod parallel;
 pub mod step;
 pub mod warp;
 pub mod warp_ops;
@@ -49,8 +50,9 @@ pub struct Grid {
     pub dynamic_shared: u32,
     pub parameters: Vec<u8>,
     pub id: u64,
-    /// Next CTA (cluster) to start.
+    /// Next cluster to start, and the first that is not.
     pub next: u64,
+    pub end: u64,
     pub finished: u64,
     pub started: u64,
     pub counters: crate::counters::Raw,
@@ -67,6 +69,11 @@ impl Grid {
 
     pub fn ctas(&self) -> u64 {
         self.grid.iter().map(|&x| u64::from(x)).product()
+    }
+
+    /// Clusters of the grid.
+    pub fn clusters(&self) -> u64 {
+        self.ctas() / u64::from(self.cluster_size())
     }
 
     /// Whether all CTAs have exited.

@@ -1,20 +1,4 @@
-//! Device memory. The number of an allocation stands in the high bits of its addresses, so that bounds are known to
-//! the byte and no overflow of one buffer reaches another. Windows of the same numbering hold the other spaces.
-
-/// Bits of an address below the allocation's number.
-pub const OFFSET_BITS: u32 = 40;
-pub const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
-const FIRST_WINDOW: u64 = 0x7f_0000;
-/// Generic address of the CTA's shared memory window.
-pub const SHARED_WINDOW: u64 = FIRST_WINDOW << OFFSET_BITS;
-/// Address of a thread's local memory.
-pub const LOCAL_WINDOW: u64 = (FIRST_WINDOW + 1) << OFFSET_BITS;
-/// Address of the kernel's parameters.
-pub const PARAM_WINDOW: u64 = (FIRST_WINDOW + 2) << OFFSET_BITS;
-/// Where a CTA's own shared memory begins: the first KiB belongs to the system, as on a chip.
-pub const SHARED_BASE: u32 = 1024;
-/// Bits of a shared address below the rank of another CTA in the cluster, plus one.
-pub const RANK_SHIFT: u32 = 24;
+//! Bytes of which each is defined or not.
 
 /// Bytes with one bit each that says whether the byte has been written.
 #[derive(Default)]
@@ -146,6 +130,12 @@ impl Bytes {
         if len > 0 && from.all_defined(from_at, len) {
             return self.define_range(at, len, true);
         }
+        if at.is_multiple_of(8) && from_at.is_multiple_of(8) {
+            let whole = len / 8;
+            self.defined[at / 8..][..whole].copy_from_slice(&from.defined[from_at / 8..][..whole]);
+            let (at, from_at) = (at + 8 * whole, from_at + 8 * whole);
+            return self.copy_defined(at, |i| from.is_defined(from_at + i, 1), len % 8);
+        }
         self.copy_defined(at, |i| from.defined[(from_at + i) / 8] >> ((from_at + i) % 8) & 1 != 0, len);
     }
 
@@ -160,132 +150,28 @@ impl Bytes {
         }
     }
 
+    /// Takes from `from` the bytes (data and definedness) whose bits in `mask` are set: 64 of them at `from_at`, which go
+    /// to `at`; both are multiples of 8.
+    pub fn take_masked(&mut self, at: usize, from: &Bytes, from_at: usize, mask: u64) {
+        for (byte, bits) in mask.to_le_bytes().into_iter().enumerate().filter(|(_, bits)| *bits != 0) {
+            let (to, from_at) = (at + 8 * byte, from_at + 8 * byte);
+            if bits == 0xff {
+                self.data[to..to + 8].copy_from_slice(&from.data[from_at..from_at + 8]);
+            } else {
+                for i in (0..8).filter(|i| bits >> i & 1 != 0) {
+                    self.data[to + i] = from.data[from_at + i];
+                }
+            }
+            let defined = &mut self.defined[to / 8];
+            *defined = *defined & !bits | from.defined[from_at / 8] & bits;
+        }
+    }
+
     /// Copies inside the same bytes; the ranges may overlap.
     pub fn copy_within(&mut self, from: usize, to: usize, len: usize) {
         let flags: Vec<bool> =
             (0..len).map(|i| self.defined[(from + i) / 8] >> ((from + i) % 8) & 1 != 0).collect();
         self.data.copy_within(from..from + len, to);
         self.copy_defined(to, |i| flags[i], len);
-    }
-}
-
-/// One allocation of device memory.
-pub struct Allocation {
-    pub bytes: Bytes,
-    pub address: u64,
-    /// `.const` variables.
-    pub read_only: bool,
-    /// Variable's name, for reports.
-    pub name: Option<String>,
-    pub freed: bool,
-    pub shadow: crate::races::GlobalShadow,
-}
-
-/// All device memory.
-#[derive(Default)]
-pub struct GlobalMemory {
-    allocations: Vec<Allocation>,
-    used: u64,
-}
-
-/// Why an address is no good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadAddress {
-    /// No allocation has this number.
-    Nowhere,
-    Freed,
-    /// Outside the allocation with this length.
-    Outside(u64),
-}
-
-impl GlobalMemory {
-    /// Allocates; the address is a multiple of 2^40, so every alignment holds.
-    pub fn alloc(&mut self, len: u64, name: Option<String>, read_only: bool) -> u64 {
-        let address = (self.allocations.len() as u64 + 1) << OFFSET_BITS;
-        self.used += len;
-        self.allocations.push(Allocation {
-            bytes: Bytes::new(len as usize),
-            address,
-            read_only,
-            name,
-            freed: false,
-            shadow: Default::default(),
-        });
-        address
-    }
-
-    pub fn used(&self) -> u64 {
-        self.used
-    }
-
-    /// Frees the allocation that begins at `address`; false if there is none.
-    pub fn free(&mut self, address: u64) -> bool {
-        let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
-        match self.allocations.get_mut(index) {
-            Some(a) if !a.freed && a.address == address => {
-                a.freed = true;
-                self.used -= a.bytes.len() as u64;
-                a.bytes = Bytes::default();
-                a.shadow = Default::default();
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Forgets who read and wrote what, for the detector of races.
-    pub fn forget_accesses(&mut self) {
-        self.allocations.iter_mut().for_each(|a| a.shadow.clear());
-    }
-
-    #[inline(always)]
-    pub fn allocation(&mut self, address: u64) -> Result<&mut Allocation, BadAddress> {
-        let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
-        match self.allocations.get_mut(index) {
-            Some(a) if !a.freed => Ok(a),
-            Some(_) => Err(BadAddress::Freed),
-            None => Err(BadAddress::Nowhere),
-        }
-    }
-
-    /// Allocation and offset of a range, checked.
-    pub fn range(&mut self, address: u64, len: u64) -> Result<(&mut Allocation, usize), BadAddress> {
-        let offset = address & OFFSET_MASK;
-        let a = self.allocation(address)?;
-        let size = a.bytes.len() as u64;
-        if offset > size || len > size - offset {
-            return Err(BadAddress::Outside(size));
-        }
-        Ok((a, offset as usize))
-    }
-
-    /// Copies between or inside allocations, with definedness.
-    pub fn copy(&mut self, to: u64, from: u64, len: u64) -> Result<(), BadAddress> {
-        let (_, to_at) = self.range(to, len)?;
-        let (_, from_at) = self.range(from, len)?;
-        let (t, f) = (((to >> OFFSET_BITS) - 1) as usize, ((from >> OFFSET_BITS) - 1) as usize);
-        match self.allocations.get_disjoint_mut([t, f]) {
-            Ok([to, from]) => to.bytes.copy_from(to_at, &from.bytes, from_at, len as usize),
-            Err(_) => self.allocations[t].bytes.copy_within(from_at, to_at, len as usize),
-        }
-        Ok(())
-    }
-
-    /// Description of an address for reports.
-    pub fn describe(&self, address: u64) -> String {
-        let offset = address & OFFSET_MASK;
-        match self.allocations.get((address >> OFFSET_BITS).wrapping_sub(1) as usize) {
-            _ if address >> OFFSET_BITS == 0 => format!("{address:#x} (near null)"),
-            Some(a) => {
-                let name = a.name.as_ref().map(|n| format!(" `{n}`")).unwrap_or_default();
-                let freed = if a.freed { "freed " } else { "" };
-                let number = address >> OFFSET_BITS;
-                format!(
-                    "{address:#x}: byte {offset} of {freed}allocation {number}{name} of {} bytes",
-                    a.bytes.len()
-                )
-            }
-            None => format!("{address:#x} (no allocation)"),
-        }
     }
 }
