@@ -250,7 +250,7 @@ impl KernelCounters {
             self.lines = program
                 .code
                 .iter()
-                .map(|i| (program.places[i.place as usize].clone(), InstructionCounts::default()))
+                .map(|i| (program.places.get(i.place), InstructionCounts::default()))
                 .collect();
         }
         for ((inst, counts), line) in program.code.iter().zip(&raw.of).zip(&mut self.lines) {

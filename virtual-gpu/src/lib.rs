@@ -14,6 +14,7 @@ mod exec;
 pub mod findings;
 mod global_races;
 mod gpu;
+mod hash;
 mod memory;
 pub mod numeric;
 mod options;

@@ -7,13 +7,16 @@ mod convert;
 mod float;
 mod hopper;
 mod memory;
+mod places;
 pub mod program;
 mod tensor;
 
+use crate::hash::{FastMap, FastSet};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE};
 use crate::ptx::ast::*;
 use crate::ptx::{LoadError, Position};
 use crate::registers::*;
+use places::Chain;
 use program::*;
 use std::collections::HashMap;
 
@@ -55,20 +58,20 @@ pub(crate) struct Decoder<'m, 'a> {
     symbols: &'m Symbols,
     program: Program,
     /// Scopes of the current function, innermost last.
-    scopes: Vec<HashMap<&'a str, Name>>,
+    scopes: Vec<FastMap<&'a str, Name>>,
     /// Registers declared with a count: prefix, type, count.
     ranges: Vec<Vec<(&'a str, Type, u32)>>,
-    constants: HashMap<(u64, bool), Slot>,
-    specials: HashMap<Special, Slot>,
-    shared: HashMap<&'a str, u32>,
+    constants: FastMap<(u64, bool), Slot>,
+    specials: FastMap<Special, Slot>,
+    shared: FastMap<&'a str, u32>,
     /// Entry of each decoded or awaited function, and its layout.
-    functions: HashMap<&'a str, Callee>,
+    functions: FastMap<&'a str, Callee>,
     queue: Vec<&'a str>,
     /// Calls to finish: instruction, callee, place, caller.
     calls: Vec<(usize, &'a str, Position, &'a str)>,
     frame_bytes: u32,
     place: u32,
-    frames: Vec<Frame>,
+    frames: Chain,
     position: Position,
     guard: PredRead,
     in_entry: bool,
@@ -146,15 +149,15 @@ impl<'m, 'a> Decoder<'m, 'a> {
             program: Program { slots: FIRST_SLOT, preds: FIRST_PRED, ..Program::default() },
             scopes: Vec::new(),
             ranges: Vec::new(),
-            constants: HashMap::new(),
-            specials: HashMap::new(),
-            shared: HashMap::new(),
-            functions: HashMap::new(),
+            constants: FastMap::default(),
+            specials: FastMap::default(),
+            shared: FastMap::default(),
+            functions: FastMap::default(),
             queue: Vec::new(),
             calls: Vec::new(),
             frame_bytes: 0,
             place: 0,
-            frames: Vec::new(),
+            frames: Chain::default(),
             position: Position::default(),
             guard: ALWAYS,
             in_entry: true,
@@ -217,8 +220,8 @@ impl<'m, 'a> Decoder<'m, 'a> {
     fn layout_shared(&mut self, entry: &Function<'a>) -> Result<()> {
         let module = self.module;
         let find = |name: &str| module.functions.iter().find(|f| f.name == name && f.body.is_some());
-        let mut seen = std::collections::HashSet::new();
-        let mut names = std::collections::HashSet::new();
+        let mut seen = FastSet::default();
+        let mut names = FastSet::default();
         let mut own: Vec<&Variable<'a>> = Vec::new();
         let mut pending = vec![entry.name];
         while let Some(name) = pending.pop() {
@@ -268,10 +271,10 @@ impl<'m, 'a> Decoder<'m, 'a> {
         self.position = function.position;
         let entry = function.entry;
         self.current = function.name;
-        self.scopes = vec![HashMap::new()];
+        self.scopes = vec![FastMap::default()];
         self.ranges = vec![Vec::new()];
         self.frame_bytes = 0;
-        self.frames.clear();
+        self.frames = Chain::default();
         let (first_slot, first_pred) = (self.program.slots, self.program.preds);
         let start = self.program.code.len() as u32;
         let mut callee = self.functions.get(function.name).cloned().unwrap_or_default();
@@ -325,8 +328,8 @@ impl<'m, 'a> Decoder<'m, 'a> {
     fn body(&mut self, body: &[Statement<'a>]) -> Result<()> {
         // First pass: blocks, their parents, the labels each block defines.
         let mut parents = vec![0usize];
-        let mut labels: HashMap<(usize, &str), usize> = HashMap::new();
-        let mut tables: HashMap<(usize, &str), &Vec<&str>> = HashMap::new();
+        let mut labels: FastMap<(usize, &str), usize> = FastMap::default();
+        let mut tables: FastMap<(usize, &str), &Vec<&str>> = FastMap::default();
         let mut stack = vec![0usize];
         for (index, statement) in body.iter().enumerate() {
             let block = *stack.last().unwrap_or(&0);
@@ -351,14 +354,14 @@ impl<'m, 'a> Decoder<'m, 'a> {
         let mut starts = Vec::with_capacity(body.len() + 1);
         let mut fixups: Vec<Fixup> = Vec::new();
         let (mut block, mut next_block) = (0usize, 1usize);
-        let mut chain: HashMap<(u32, u32, u32), Vec<Frame>> = HashMap::new();
+        let mut chain: FastMap<(u32, u32, u32), Chain> = FastMap::default();
         for statement in body {
             starts.push(self.program.code.len() as u32);
             match statement {
                 Statement::Open => {
                     block = next_block;
                     next_block += 1;
-                    self.scopes.push(HashMap::new());
+                    self.scopes.push(FastMap::default());
                     self.ranges.push(Vec::new());
                 }
                 Statement::Close => {
@@ -391,7 +394,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
                 }
                 Statement::Location(location) => {
                     self.frames = self.source_frames(location, &chain);
-                    chain.insert((location.file, location.line, location.column), self.frames.clone());
+                    chain.insert((location.file, location.line, location.column), self.frames);
                 }
                 Statement::Instruction(instruction) => {
                     self.instruction(instruction, block, &mut fixups)?;
@@ -434,26 +437,19 @@ impl<'m, 'a> Decoder<'m, 'a> {
         Ok(())
     }
 
-    fn source_frames(
-        &self,
-        location: &Location<'a>,
-        chain: &HashMap<(u32, u32, u32), Vec<Frame>>,
-    ) -> Vec<Frame> {
-        let file = |index: u32| self.module.files.get(&index).copied().unwrap_or("?").to_string();
-        let mut frames = vec![Frame {
-            file: file(location.file),
-            line: location.line,
-            column: location.column,
-            function: String::new(),
-        }];
+    fn source_frames(&mut self, location: &Location<'a>, chain: &FastMap<(u32, u32, u32), Chain>) -> Chain {
+        let module = self.module;
+        let file = |index: u32| module.files.get(&index).copied().unwrap_or("?");
+        let (mut function, mut outer) = ("", Chain::default());
+        let places = &mut self.program.places;
         if let Some((label, at_file, line, column)) = location.inlined {
-            frames[0].function = self.module.strings.get(label).cloned().unwrap_or_else(|| label.to_string());
-            match chain.get(&(at_file, line, column)) {
-                Some(outer) => frames.extend(outer.iter().take(32).cloned()),
-                None => frames.push(Frame { file: file(at_file), line, column, function: String::new() }),
-            }
+            function = module.strings.get(label).map_or(label, String::as_str);
+            outer = match chain.get(&(at_file, line, column)) {
+                Some(outer) => *outer,
+                None => places.link(file(at_file), (line, column), "", Chain::default()),
+            };
         }
-        frames
+        places.link(file(location.file), (location.line, location.column), function, outer)
     }
 
     fn new_register(&mut self, ty: Type) -> Reg {
@@ -498,12 +494,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
     }
 
     fn push_place(&mut self, opcode: &str) {
-        self.program.places.push(Place {
-            frames: self.frames.clone(),
-            ptx_line: self.position.line,
-            opcode: opcode.to_string(),
-        });
-        self.place = self.program.places.len() as u32 - 1;
+        self.place = self.program.places.push(self.frames, self.position.line, opcode);
     }
 
     pub(crate) fn emit(&mut self, op: Op, class: Class) {
@@ -890,7 +881,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
 
     /// Whether a call of this function can lead to another call of it.
     fn calls_itself(&self, name: &str) -> bool {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = FastSet::default();
         let mut pending = vec![name];
         while let Some(from) = pending.pop() {
             for next in self.functions.get(from).map_or(&[][..], |f| &f.calls) {
@@ -910,7 +901,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
 const WIDE_MARK: Slot = 1 << 31;
 const FALSE: PredRead = PredRead { pred: PRED_FALSE, negated: false };
 
-fn collect_names<'a>(operand: &Operand<'a>, names: &mut std::collections::HashSet<&'a str>) {
+fn collect_names<'a>(operand: &Operand<'a>, names: &mut FastSet<&'a str>) {
     match operand {
         Operand::Name(name, _) => {
             names.insert(name);

@@ -573,12 +573,19 @@ pub struct Parameter {
     pub bytes: u32,
 }
 
+impl Program {
+    /// Where an instruction comes from.
+    pub fn place(&self, pc: u32) -> Place {
+        self.code.get(pc as usize).map(|i| self.places.get(i.place)).unwrap_or_default()
+    }
+}
+
 /// A decoded kernel.
 #[derive(Default)]
 pub struct Program {
     pub name: String,
     pub code: Vec<Inst>,
-    pub places: Vec<Place>,
+    pub places: super::places::Places,
     pub slots: u32,
     pub preds: u32,
     /// (slot, value, 64 bits wide)

@@ -386,7 +386,7 @@ impl Engine {
             let program = &self.grids[cta.grid].program;
             for warp in &cta.warps {
                 for split in &warp.splits {
-                    let place = &program.places[program.code[split.pc as usize].place as usize];
+                    let place = program.place(split.pc);
                     first.get_or_insert((n, warp.index, split.pc, split.mask));
                     if waiting.len() < 40 {
                         let line = match place.frames.first() {
@@ -412,7 +412,7 @@ impl Engine {
             kind: Kind::Deadlock,
             message: format!("nothing can run and nothing is in flight; waiting:{}", waiting.concat()),
             kernel: program.name.clone(),
-            place: program.places[program.code[pc as usize].place as usize].clone(),
+            place: program.place(pc),
             cta: cta.id,
             warp: Some(warp),
             lane: Some(mask.trailing_zeros()),
@@ -428,9 +428,7 @@ impl Engine {
         let program = &self.grids[cta.grid].program;
         let split = cta.warps.iter().flat_map(|w| w.splits.iter().map(move |s| (w.index, s))).next();
         let (warp, place) = match split {
-            Some((warp, s)) => {
-                (Some(warp), program.places[program.code[s.pc as usize].place as usize].clone())
-            }
+            Some((warp, s)) => (Some(warp), program.place(s.pc)),
             None => (None, Place::default()),
         };
         let others = format!("{} CTAs are resident", self.ctas.iter().filter(|c| c.resident).count());

@@ -137,10 +137,7 @@ impl Context<'_> {
     }
 
     pub fn place(&self, pc: u32) -> Place {
-        match self.program.code.get(pc as usize) {
-            Some(i) => self.program.places[i.place as usize].clone(),
-            None => Place::default(),
-        }
+        self.program.place(pc)
     }
 
     /// Adds a finding at the warp's current instruction.
