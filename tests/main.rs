@@ -19,6 +19,7 @@ mod moe_dispatch;
 mod moe_gemm;
 mod reference;
 mod tokenizer;
+mod tools;
 mod topk_gating;
 mod weights;
 
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         moe_gemm::trials(),
         reference::trials(),
         tokenizer::trials(),
+        tools::trials(),
         topk_gating::trials(common::executors()),
         weights::trials(),
     ];
