@@ -29,14 +29,21 @@ __device__ __forceinline__ void rasterize(
     column_tile = idx_in_band / band_rows;
 }
 
+// Which tiles a worker takes: every num_workers-th from its own number on. A worker is a block, or a cluster of them.
+struct TileShare {
+    int worker = static_cast<int>(blockIdx.x);
+    int num_workers = static_cast<int>(gridDim.x);
+};
+
 template <int kBlockM, int kBlockN>
 struct DenseScheduler {
     int num_rows;     // M
     int num_columns;  // N
-    int tile_idx = static_cast<int>(blockIdx.x);
+    int tile_idx;
+    int tile_stride;
 
-    __device__ __forceinline__ DenseScheduler(int num_rows, int num_columns)
-        : num_rows(num_rows), num_columns(num_columns) {}
+    __device__ __forceinline__ DenseScheduler(int num_rows, int num_columns, TileShare share = {})
+        : num_rows(num_rows), num_columns(num_columns), tile_idx(share.worker), tile_stride(share.num_workers) {}
 
     // The block's next tile; false when there is none.
     __device__ __forceinline__ bool next(Tile& tile) {
@@ -46,7 +53,7 @@ struct DenseScheduler {
         int row_tile, column_tile;
         rasterize(tile_idx, num_row_tiles, num_column_tiles, row_tile, column_tile);
         tile = {row_tile * kBlockM, min((row_tile + 1) * kBlockM, num_rows), column_tile * kBlockN, 0};
-        tile_idx += static_cast<int>(gridDim.x);
+        tile_idx += tile_stride;
         return true;
     }
 };
@@ -59,18 +66,26 @@ struct GroupedScheduler {
     int num_groups;
     int max_rows;
     int num_columns;
-    int tile_idx = static_cast<int>(blockIdx.x);
+    int tile_idx;
+    int tile_stride;
+    // Where the scan stands: the experts before first_group have tiles_before tiles, all of them before tile_idx.
+    int first_group = 0;
+    int tiles_before = 0;
 
     __device__ __forceinline__ GroupedScheduler(
-        const int32_t* group_offsets, int num_groups, int max_rows, int num_columns)
-        : group_offsets(group_offsets), num_groups(num_groups), max_rows(max_rows), num_columns(num_columns) {}
+        const int32_t* group_offsets, int num_groups, int max_rows, int num_columns, TileShare share = {})
+        : group_offsets(group_offsets),
+          num_groups(num_groups),
+          max_rows(max_rows),
+          num_columns(num_columns),
+          tile_idx(share.worker),
+          tile_stride(share.num_workers) {}
 
     // The block's next tile; false when there is none. All lanes of every warp call it and agree.
     __device__ __forceinline__ bool next(Tile& tile) {
         const int lane_idx = threadIdx.x % kWarpSize;
         const int num_column_tiles = ceil_div(num_columns, kBlockN);
-        int tiles_before = 0;
-        for (int first_group = 0; first_group < num_groups; first_group += kWarpSize) {
+        for (; first_group < num_groups; first_group += kWarpSize) {
             // A lane an expert: its rows, its tiles, and the tiles up to it by a scan over the warp.
             const int group = first_group + lane_idx;
             const int begin = group < num_groups ? max(group_offsets[group], 0) : 0;
@@ -94,7 +109,7 @@ struct GroupedScheduler {
                 rasterize(idx_in_group, group_rows, num_column_tiles, row_tile, column_tile);
                 const int row_begin = group_begin + row_tile * kBlockM;
                 tile = {row_begin, min(row_begin + kBlockM, group_end), column_tile * kBlockN, first_group + owner};
-                tile_idx += static_cast<int>(gridDim.x);
+                tile_idx += tile_stride;
                 return true;
             }
             tiles_before += __shfl_sync(kFullMask, tiles_through, kWarpSize - 1);

@@ -1,0 +1,89 @@
+// Matrix product with a fused epilogue, for Hopper (sm_90a), bf16 and f16:
+//     out[M, N] = activation(a[M, K] * b[N, K]^T + bias[N]) + residual[M, N]
+// out, residual: a's type, residual possibly out itself    bias: f32
+// A warp loads tiles of a and b by TMA into a ring of stages; two warpgroups multiply them with wgmma, sums in
+// registers, and hand the result to TMA again, which stores it under the next tile. Two tiles and a split:
+//   256x256 a cluster (128x256 a CTA)   for large K: reads L2 least, 6.2 TB/s at 790 TFLOP/s
+//   128x128 ping-pong                   for small K, where half of a tile's time is its epilogue: one warpgroup's hides
+//                                       under the other's products
+//   64x64 over a cluster along K        for outputs too small to fill the GPU: each CTA sums a part of K, the parts are
+//                                       added through distributed shared memory in one fixed order
+// Main loop: wgmma_mainloop.cuh. Launcher: src/kernels/sm90a.rs
+#include "split_k.cuh"
+#include "wgmma_gemm.cuh"
+
+template <class T>
+using Cooperative128x256 = WgmmaConfig<T, 128, 256, 4, 2, Roles::kCooperative, 2>;
+template <class T>
+using PingPong128x128 = WgmmaConfig<T, 128, 128, 5, 2, Roles::kPingPong>;
+
+// Five stages of 16 KB and the sums make 101 KB: two CTAs an SM, whose 80 KB of weights under way cover HBM's latency.
+template <class T>
+using Split64x64 = WgmmaConfig<T, 64, 64, 5, 1, Roles::kSingle>;
+
+struct WgmmaGemmParams {
+    OutputParams output;
+    int32_t m;
+    int32_t n;
+    int32_t k;
+    int32_t stores_tensors;  // map_out is set
+};
+
+template <class Config, bool kHasGelu>
+__device__ __forceinline__ void dense_kernel(
+    const TensorMap& map_a, const TensorMap& map_b, const TensorMap& map_out, const TensorMap& map_residual,
+    const WgmmaGemmParams& params) {
+    using Epilogue = PanelEpilogue<Config, kHasGelu, false>;
+    using Shared = WgmmaShared<Config, typename Epilogue::Shared>;
+    extern __shared__ __align__(1024) unsigned char dynamic_smem[];
+    Shared& smem = *reinterpret_cast<Shared*>(dynamic_smem);
+    const TileShare share{
+        static_cast<int>(blockIdx.x) / Config::kClusterM, static_cast<int>(gridDim.x) / Config::kClusterM};
+    const DenseScheduler<Config::kBlockM * Config::kClusterM, Config::kBlockN> scheduler(params.m, params.n, share);
+    const GatherRows<typename Config::T> rows{nullptr, nullptr, 0, params.m, params.k};
+    const Epilogue epilogue{params.output, map_out, map_residual, params.stores_tensors != 0, smem.epilogue};
+    wgmma_gemm<Config>(map_a, map_b, rows, scheduler, epilogue, smem);
+}
+
+#define DEFINE_GEMM(name, dtype, T, kConfig, kHasGelu)                                                      \
+    extern "C" __global__ void __launch_bounds__(kConfig<T>::kNumThreads, 1) name##_##dtype(                \
+        const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,                   \
+        const __grid_constant__ TensorMap map_out, const __grid_constant__ TensorMap map_residual,          \
+        const __grid_constant__ WgmmaGemmParams params) {                                                   \
+        dense_kernel<kConfig<T>, kHasGelu>(map_a, map_b, map_out, map_residual, params);                    \
+    }
+
+DEFINE_GEMM(wgmma_gemm_256x256, bf16, Bf16, Cooperative128x256, false)
+DEFINE_GEMM(wgmma_gemm_256x256, f16, F16, Cooperative128x256, false)
+DEFINE_GEMM(wgmma_gemm_gelu_256x256, bf16, Bf16, Cooperative128x256, true)
+DEFINE_GEMM(wgmma_gemm_gelu_256x256, f16, F16, Cooperative128x256, true)
+DEFINE_GEMM(wgmma_gemm_128x128, bf16, Bf16, PingPong128x128, false)
+DEFINE_GEMM(wgmma_gemm_128x128, f16, F16, PingPong128x128, false)
+DEFINE_GEMM(wgmma_gemm_gelu_128x128, bf16, Bf16, PingPong128x128, true)
+DEFINE_GEMM(wgmma_gemm_gelu_128x128, f16, F16, PingPong128x128, true)
+
+template <class T, int kSplits>
+__device__ __forceinline__ void split_kernel(
+    const TensorMap& map_a, const TensorMap& map_b, const WgmmaGemmParams& params) {
+    extern __shared__ __align__(1024) unsigned char dynamic_smem[];
+    auto& smem = *reinterpret_cast<SplitKShared<Split64x64<T>, kSplits>*>(dynamic_smem);
+    const LinearEpilogue<T, FloatOr<T>, AnyActivation> epilogue{params.output};
+    split_k_gemm<Split64x64<T>, kSplits>(map_a, map_b, params.m, params.n, params.k, epilogue, smem);
+}
+
+#define DEFINE_SPLIT_GEMM(dtype, T, kSplits)                                                                 \
+    extern "C" __global__ void __launch_bounds__(Split64x64<T>::kNumThreads, 2)                              \
+        wgmma_gemm_split##kSplits##_##dtype(                                                                 \
+            const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,                \
+            const __grid_constant__ WgmmaGemmParams params) {                                                \
+        split_kernel<T, kSplits>(map_a, map_b, params);                                                      \
+    }
+
+DEFINE_SPLIT_GEMM(bf16, Bf16, 1)
+DEFINE_SPLIT_GEMM(bf16, Bf16, 2)
+DEFINE_SPLIT_GEMM(bf16, Bf16, 4)
+DEFINE_SPLIT_GEMM(bf16, Bf16, 8)
+DEFINE_SPLIT_GEMM(f16, F16, 1)
+DEFINE_SPLIT_GEMM(f16, F16, 2)
+DEFINE_SPLIT_GEMM(f16, F16, 4)
+DEFINE_SPLIT_GEMM(f16, F16, 8)
