@@ -15,6 +15,7 @@ mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
 mod rows;
+mod sm90a;
 mod topk_gating;
 
 pub use attention::attention;
@@ -26,6 +27,7 @@ pub use mlp::mlp;
 pub use moe_combine::moe_combine;
 pub use moe_dispatch::moe_dispatch;
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
+pub use sm90a::{WgmmaTile, gemm_with_wgmma, moe_gemm_with_wgmma};
 pub use topk_gating::{router_logits, topk_gating};
 
 mod operations;
@@ -42,10 +44,22 @@ use compiled::{CompiledModule, Target};
 /// Dynamic shared memory every kernel may use without being told.
 const DEFAULT_DYNAMIC_SHARED_BYTES: u32 = 48 * 1024;
 
+/// What a row's bits may depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// On the shapes too: whichever kernel is fastest for them, on Hopper the Hopper set. The same call gives the same
+    /// bits.
+    #[default]
+    Fast,
+    /// On the row alone, not on the rows around it: the portable kernels, K summed in a fixed order.
+    BatchInvariant,
+}
+
 /// The compiled kernels on one device, loaded as they are first used.
 #[derive(Debug)]
 pub struct Kernels {
     device: Arc<dyn Device>,
+    numerics: Numerics,
     loaded: Mutex<Loaded>,
 }
 
@@ -67,8 +81,16 @@ impl Kernels {
     /// # Errors
     /// [`Error::KernelsNotBuilt`] when the crate was built without nvcc.
     pub fn new(device: Arc<dyn Device>) -> Result<Self> {
+        Self::with_numerics(device, Numerics::default())
+    }
+
+    /// [`Kernels::new`] with a choice of numerics.
+    ///
+    /// # Errors
+    /// As [`Kernels::new`].
+    pub fn with_numerics(device: Arc<dyn Device>, numerics: Numerics) -> Result<Self> {
         compiled::modules()?;
-        Ok(Kernels { device, loaded: Mutex::default() })
+        Ok(Kernels { device, numerics, loaded: Mutex::default() })
     }
 
     /// The device they run on.
@@ -79,6 +101,11 @@ impl Kernels {
     /// Whether this device runs the Hopper set.
     pub fn has_sm90a(&self) -> bool {
         self.device.properties().compute_capability == (9, 0)
+    }
+
+    /// Whether launchers take the Hopper set where it fits.
+    fn uses_sm90a(&self) -> bool {
+        self.has_sm90a() && self.numerics == Numerics::Fast
     }
 
     /// Loads every kernel this device can run, so that no later launch loads code: call it before capturing a graph.
@@ -105,9 +132,24 @@ impl Kernels {
         params: &P,
         stream: RawStream,
     ) -> Result<()> {
-        let function = self.function(kernel, config.dynamic_shared_bytes)?;
         // SAFETY: the caller vouches for the argument and its addresses.
-        unsafe { self.device.launch(function, config, &[bytemuck::bytes_of(params)], stream) }
+        unsafe { self.launch_args(kernel, config, &[bytemuck::bytes_of(params)], stream) }
+    }
+
+    /// Launches `kernel` with the bytes of each of its parameters, in order.
+    ///
+    /// # Safety
+    /// `args` are the kernel's parameters, and every address in them is memory the kernel may use until it ends.
+    unsafe fn launch_args(
+        &self,
+        kernel: &str,
+        config: &LaunchConfig,
+        args: &[&[u8]],
+        stream: RawStream,
+    ) -> Result<()> {
+        let function = self.function(kernel, config.dynamic_shared_bytes)?;
+        // SAFETY: the caller vouches for the arguments and their addresses.
+        unsafe { self.device.launch(function, config, args, stream) }
     }
 
     /// The loaded kernel, allowed to use this much dynamic shared memory.

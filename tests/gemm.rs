@@ -1,11 +1,15 @@
 //! The matrix product against the f64 reference: every tile edge, alignment, epilogue and layout.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::kernels::{Numerics, WgmmaTile, gemm_with_wgmma};
 use nanomoe::operations::{Activation, GemmParams, Operations, Residual};
 use nanomoe::reference;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
-use crate::common::{Bound, check_close, decode, encode, executors, random, rounded, trial, upload};
+use crate::common::{
+    Bound, Executor, check_close, decode, device_operations, encode, executors, hopper_trial, random,
+    rounded, trial, upload,
+};
 
 /// The three storage types.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -136,6 +140,14 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// For the names of trials.
+pub fn tile_name(tile: WgmmaTile) -> String {
+    match tile {
+        WgmmaTile::Split(parts) => format!("split{parts}"),
+        _ => format!("tile{}x{}", tile.shape().0, tile.shape().1),
+    }
+}
+
 /// The activation in f64.
 pub fn activate(activation: Activation) -> fn(f64) -> f64 {
     match activation {
@@ -157,7 +169,14 @@ fn spaced(values: &[f32], columns: usize, lead: usize, gap: usize) -> Vec<f32> {
     values.chunks_exact(columns).flat_map(row).collect()
 }
 
+/// How a case's product is asked for.
+type Product<'a> = &'a dyn Fn(GemmParams<Tensor<'_>, TensorMut<'_>>) -> nanomoe::Result<()>;
+
 fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    run_by(ops, dtype, case, &|p| ops.gemm(p))
+}
+
+fn run_by(ops: &dyn Operations, dtype: DType, case: Case, product: Product<'_>) -> Result<(), Failed> {
     let Case { m, n, k, lead, gap, out_lead, out_gap, .. } = case;
     let out_dtype = if case.out_is_f32 { DType::F32 } else { dtype };
     let a = rounded(dtype, &random(1, m * k));
@@ -202,7 +221,7 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
             let out = out_buffer.tensor_mut(&[m, out_row]).narrow(1, out_lead, n);
             (out, residual_buffer.tensor(&[m, out_row]).narrow(1, out_lead, n))
         };
-        ops.gemm(GemmParams {
+        product(GemmParams {
             out,
             a,
             b,
@@ -325,9 +344,90 @@ fn run_empty(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The same call gives the same bits, however K is split.
+fn run_repeated(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
+    let (m, n, k) = (9, 72, 1032);
+    let a = upload(ops, dtype, &random(1, m * k));
+    let b = upload(ops, dtype, &random(2, n * k));
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        let mut out = ops.allocate(dtype, m * n)?;
+        ops.gemm(GemmParams {
+            out: out.tensor_mut(&[m, n]),
+            a: a.tensor(&[m, k]),
+            b: b.tensor(&[n, k]),
+            bias: None,
+            activation: Activation::Identity,
+            residual: Residual::None,
+        })?;
+        let mut bytes = vec![0; m * n * dtype.size()];
+        ops.download(out.tensor(&[m, n]), &mut bytes)?;
+        if first.is_empty() {
+            first = bytes;
+        } else if bytes != first {
+            return Err("the same call gave other bits".into());
+        }
+    }
+    Ok(())
+}
+
+/// What breaks the Hopper tiles: tails of M, N and K of each, more tiles than CTAs take at once, every epilogue.
+fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
+    let (block_m, block_n) = tile.shape();
+    let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
+    let shapes = [
+        (1, 8, 64 * parts),
+        (block_m, block_n, 64 * parts),
+        (block_m - 1, block_n - 8, 64 * parts + 8),
+        (block_m + 1, block_n + 8, 64 * parts + 72),
+        (2 * block_m + 3, block_n / 2 + 16, 64 * parts * 6 + 16), // more stages than the ring has
+    ];
+    let mut cases: Vec<Case> = shapes.iter().map(|&(m, n, k)| Case::plain(m, n, k)).collect();
+    let (m, n, k) = (block_m + 9, block_n + 24, 64 * parts + 40);
+    let fused = Case { bias: true, ..Case::plain(m, n, k) };
+    for activation in [Activation::GeluErf, Activation::GeluTanh] {
+        cases.push(Case { activation, ..fused });
+        cases.push(Case { activation, residual: Kind::From, ..fused });
+    }
+    for residual in [Kind::InPlace, Kind::From] {
+        cases.push(Case { residual, lead: 8, gap: 8, out_lead: 8, out_gap: 16, ..fused });
+    }
+    // Batches apart: stored by threads.
+    cases.push(Case { batch_rows: Some(m / 3), ..Case::plain(m / 3 * 3, n, k) });
+    if parts > 1 {
+        cases.push(Case { out_is_f32: true, residual: Kind::InPlace, ..Case::plain(7, 33, k) });
+        cases.push(Case { lead: 8, ..Case::plain(64, 61, 64 * parts * 12) });
+    }
+    cases
+}
+
+fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
+    let ops = device_operations(executor, Numerics::Fast)?;
+    let product = |p: GemmParams<Tensor<'_>, TensorMut<'_>>| {
+        let raw = p.raw(ops.place())?;
+        // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
+        unsafe { gemm_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
+    };
+    run_by(&ops, dtype, case, &product)
+}
+
 /// Every trial of `gemm`.
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
+    for &executor in executors() {
+        if executor.name == "cpu" {
+            continue;
+        }
+        for dtype in [DType::BF16, DType::F16] {
+            for tile in WgmmaTile::GEMM {
+                for case in wgmma_cases(tile) {
+                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, case);
+                    let name = format!("{}_{}", tile_name(tile), case.name());
+                    trials.push(hopper_trial("gemm_wgmma", dtype, name, executor, run));
+                }
+            }
+        }
+    }
     for &executor in executors() {
         for dtype in DTYPES {
             for case in cases() {
@@ -335,8 +435,12 @@ pub fn trials() -> Vec<Trial> {
             }
             trials.push(trial("gemm", dtype, "empty", executor, move |ops| run_empty(ops, dtype)));
             if executor.name != "cpu" {
-                let run = move |ops: &dyn Operations| run_alone_and_together(ops, dtype);
+                let run = move |_: &dyn Operations| {
+                    run_alone_and_together(&device_operations(executor, Numerics::BatchInvariant)?, dtype)
+                };
                 trials.push(trial("gemm", dtype, "alone_and_together", executor, run));
+                let run = move |ops: &dyn Operations| run_repeated(ops, dtype);
+                trials.push(trial("gemm", dtype, "repeated", executor, run));
             }
         }
     }

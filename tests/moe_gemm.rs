@@ -1,12 +1,16 @@
 //! The grouped matrix product against the f64 reference: every way in which rows can be spread over experts.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::kernels::{Numerics, WgmmaTile, moe_gemm_with_wgmma};
 use nanomoe::operations::{Activation, MoeGemmParams, Operations};
 use nanomoe::reference;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
-use crate::common::{Bound, check_close, download, executors, random, rounded, trial, upload, upload_i32};
-use crate::gemm::{DTYPES, activate, wide};
+use crate::common::{
+    Bound, Executor, check_close, device_operations, download, executors, hopper_trial, random, rounded,
+    trial, upload, upload_i32,
+};
+use crate::gemm::{DTYPES, activate, tile_name, wide};
 
 const UNTOUCHED: f32 = 12345.0;
 
@@ -25,7 +29,24 @@ struct Case {
     activation: Activation,
 }
 
+/// How a case's product is asked for.
+type Product<'a> = &'a dyn Fn(MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> nanomoe::Result<()>;
+
 fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    run_by(ops, dtype, case, &|p| ops.moe_gemm(p))
+}
+
+fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
+    let ops = device_operations(executor, Numerics::Fast)?;
+    let product = |p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>| {
+        let raw = p.raw(ops.place())?;
+        // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
+        unsafe { moe_gemm_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
+    };
+    run_by(&ops, dtype, case, &product)
+}
+
+fn run_by(ops: &dyn Operations, dtype: DType, case: Case, product: Product<'_>) -> Result<(), Failed> {
     let Case { n, k, .. } = case;
     let num_experts = case.loads.len();
     let mut offsets = vec![0i32];
@@ -48,7 +69,7 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     let offsets_buffer = upload_i32(ops, &offsets);
     let index_buffer = upload_i32(ops, &row_index);
     let mut out_buffer = upload(ops, dtype, &vec![UNTOUCHED; max_rows * n]);
-    ops.moe_gemm(MoeGemmParams {
+    product(MoeGemmParams {
         out: out_buffer.tensor_mut(&[max_rows, n]),
         a: a_buffer.tensor(&[num_a_rows, k]),
         row_index: case.gathered_from.map(|_| index_buffer.tensor(&[max_rows])),
@@ -109,10 +130,51 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// What breaks the Hopper tiles.
+fn wgmma_cases() -> Vec<Case> {
+    let case = |name, loads: &[usize]| Case {
+        name,
+        loads: loads.to_vec(),
+        spare: 0,
+        n: 136, // a tile of columns and 8
+        k: 136, // two stages and 8
+        gathered_from: Some(23),
+        has_bias: true,
+        activation: Activation::GeluErf,
+    };
+    let mut many = vec![0; 70];
+    many[3] = 2;
+    many[33] = 130;
+    many[69] = 5;
+    let not_gathered = |case| Case { gathered_from: None, ..case };
+    let plain = |case| Case { activation: Activation::Identity, has_bias: false, ..case };
+    vec![
+        case("one_row", &[1]),
+        case("tile_edges", &[63, 64, 65, 127, 128, 129]),
+        not_gathered(case("tile_edges_in_place", &[63, 64, 65, 127, 128, 129])),
+        case("skew", &[0, 0, 300, 0, 1]),
+        plain(case("many_experts", &many)),
+        not_gathered(plain(case("many_experts_in_place", &many))),
+        Case { spare: 3, ..case("no_rows", &[0, 0]) },
+        Case { spare: 9, activation: Activation::GeluTanh, ..case("spare_rows", &[4, 0, 9]) },
+        Case { k: 520, n: 8, ..case("long_sums", &[70, 3]) }, // more stages than the ring has
+        not_gathered(Case { k: 520, n: 8, ..case("long_sums_in_place", &[70, 3]) }),
+    ]
+}
+
 /// Every trial of `moe_gemm`.
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for &executor in executors() {
+        for dtype in [DType::BF16, DType::F16] {
+            for tile in WgmmaTile::MOE {
+                for case in wgmma_cases().into_iter().filter(|_| executor.name != "cpu") {
+                    let name = format!("{}_{}", tile_name(tile), case.name);
+                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, case);
+                    trials.push(hopper_trial("moe_gemm_wgmma", dtype, name, executor, run));
+                }
+            }
+        }
         for dtype in DTYPES {
             for case in cases() {
                 trials.push(trial("moe_gemm", dtype, case.name, executor, move |ops| run(ops, dtype, case)));

@@ -20,7 +20,7 @@ template <class Config, int kSplits>
 struct SplitKShared {
     static constexpr int kAccumStride = Config::kBlockN + 8;
     WgmmaOperandStages<Config> stages;
-    alignas(16) float partial[Config::kBlockM * kAccumStride];        // read by the other CTAs
+    alignas(16) float partial[kSplits > 1 ? Config::kBlockM * kAccumStride : 4];  // read by the other CTAs
     alignas(16) float sums[Config::kBlockM / kSplits * kAccumStride];  // this CTA's rows, whole
     WgmmaBarriers<Config> barriers;
 };

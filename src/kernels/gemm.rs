@@ -1,7 +1,8 @@
-//! Launcher of `kernels/gemm.cu`, and what every launcher of the GEMM main loop shares: operands, output, tiles.
+//! Launcher of `kernels/gemm.cu` (on Hopper sm90a.rs takes over where it can), and what every launcher of the GEMM main loop shares: operands, output, tiles.
 
 use super::Kernels;
 use super::rows::narrow;
+use super::sm90a;
 use crate::device::{LaunchConfig, RawStream};
 use crate::error::Result;
 use crate::operations::{Activation, GemmDims, GemmParams, Residual};
@@ -223,6 +224,10 @@ impl Output {
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn gemm(kernels: &Kernels, p: &GemmParams, stream: RawStream) -> Result<()> {
     let dims = p.check()?;
+    if let Some(tile) = sm90a::pick(kernels, p, dims) {
+        // SAFETY: as of this function.
+        return unsafe { sm90a::gemm(kernels, "gemm", p, tile, stream) };
+    }
     let tile = pick_tile(kernels, dims.m, dims.n, 1);
     // SAFETY: as of this function.
     unsafe { gemm_with_tile(kernels, p, tile, stream) }

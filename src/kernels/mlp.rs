@@ -1,10 +1,11 @@
-//! Launcher of `kernels/mlp.cu`.
+//! Launcher of `kernels/mlp.cu`; on Hopper both products are `kernels/sm90a/gemm.cu`'s.
 
 use super::Kernels;
 use super::gemm::{launch, pick_tile};
+use super::sm90a;
 use crate::device::RawStream;
 use crate::error::Result;
-use crate::operations::{Activation, MlpParams};
+use crate::operations::{Activation, GemmDims, GemmParams, MlpParams};
 
 /// The GELU MLP, two launches: see [`MlpParams`].
 ///
@@ -16,13 +17,31 @@ use crate::operations::{Activation, MlpParams};
 pub unsafe fn mlp(kernels: &Kernels, p: &MlpParams, stream: RawStream) -> Result<()> {
     let (up_dims, down_dims) = p.check()?;
     let (up, down) = p.gemms();
-    let up_tile = pick_tile(kernels, up_dims.m, up_dims.n, 1);
-    let down_tile = pick_tile(kernels, down_dims.m, down_dims.n, 1);
     // mlp_up is compiled for the GELUs only.
     let up_stem = if p.activation == Activation::Identity { "gemm" } else { "mlp_up" };
     // SAFETY: both products were checked; the caller vouches for the memory.
     unsafe {
-        launch(kernels, "mlp", up_stem, &up, up_tile, stream)?;
-        launch(kernels, "mlp", "mlp_down", &down, down_tile, stream)
+        product(kernels, up_stem, &up, up_dims, stream)?;
+        product(kernels, "mlp_down", &down, down_dims, stream)
+    }
+}
+
+/// One of the two products, by the Hopper set or by the portable kernel `stem`.
+///
+/// # Safety
+/// As [`mlp`].
+unsafe fn product(
+    kernels: &Kernels,
+    stem: &str,
+    p: &GemmParams,
+    dims: GemmDims,
+    stream: RawStream,
+) -> Result<()> {
+    // SAFETY: as of this function.
+    unsafe {
+        match sm90a::pick(kernels, p, dims) {
+            Some(tile) => sm90a::gemm(kernels, "mlp", p, tile, stream),
+            None => launch(kernels, "mlp", stem, p, pick_tile(kernels, dims.m, dims.n, 1), stream),
+        }
     }
 }

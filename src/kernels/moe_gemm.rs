@@ -1,8 +1,9 @@
-//! Launcher of `kernels/moe_gemm.cu`.
+//! Launcher of `kernels/moe_gemm.cu`; on Hopper sm90a.rs takes over where it can.
 
 use super::Kernels;
 use super::gemm::{GemmTile, Operands, Output, pick_tile};
 use super::rows::narrow;
+use super::sm90a;
 use crate::device::RawStream;
 use crate::error::Result;
 use crate::operations::{MoeGemmParams, Residual};
@@ -28,6 +29,10 @@ struct KernelParams {
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn moe_gemm(kernels: &Kernels, p: &MoeGemmParams, stream: RawStream) -> Result<()> {
     let dims = p.check()?;
+    if let Some(tile) = sm90a::pick_moe(kernels, p, dims) {
+        // SAFETY: as of this function.
+        return unsafe { sm90a::moe_gemm(kernels, p, tile, stream) };
+    }
     let tile = pick_tile(kernels, dims.max_rows, dims.n, dims.num_experts);
     // SAFETY: as of this function.
     unsafe { moe_gemm_with_tile(kernels, p, tile, stream) }

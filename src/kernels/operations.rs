@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Kernels;
+use super::{Kernels, Numerics};
 use crate::buffer::Buffer;
 use crate::device::cuda::CudaDevice;
 use crate::device::virtual_gpu::VirtualDevice;
@@ -40,7 +40,15 @@ impl DeviceOperations {
     /// # Errors
     /// [`Error::KernelsNotBuilt`], and what the device says when asked for a stream.
     pub fn new(device: Arc<dyn Device>) -> Result<Self> {
-        let kernels = Kernels::new(device)?;
+        Self::with_numerics(device, Numerics::default())
+    }
+
+    /// [`DeviceOperations::new`] with a choice of numerics.
+    ///
+    /// # Errors
+    /// As [`DeviceOperations::new`].
+    pub fn with_numerics(device: Arc<dyn Device>, numerics: Numerics) -> Result<Self> {
+        let kernels = Kernels::with_numerics(device, numerics)?;
         let stream = kernels.device().create_stream()?;
         Ok(DeviceOperations { kernels, stream })
     }

@@ -1,8 +1,11 @@
 //! What can run operations on this machine.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::device::cuda::CudaDevice;
+use nanomoe::device::virtual_gpu::VirtualDevice;
+use nanomoe::kernels::{DeviceOperations, Numerics};
 use nanomoe::operations::Operations;
 use nanomoe::tensor::DType;
 
@@ -71,4 +74,31 @@ pub fn trial(
             ops.synchronize().map_err(|error| error.to_string().into())
         }),
     }
+}
+
+/// A device's operations with these numerics, for calling launchers directly.
+pub fn device_operations(executor: Executor, numerics: Numerics) -> nanomoe::Result<DeviceOperations> {
+    match executor.name {
+        "virtual" => DeviceOperations::with_numerics(Arc::new(VirtualDevice::new()), numerics),
+        _ => DeviceOperations::with_numerics(Arc::new(CudaDevice::new(0)?), numerics),
+    }
+}
+
+/// A [`trial`] of the Hopper kernels themselves: ignored where the device is none.
+pub fn hopper_trial(
+    operation: &str,
+    dtype: DType,
+    shape: impl std::fmt::Display,
+    executor: Executor,
+    run: impl FnOnce(&dyn Operations) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    static HAS_SM90A: OnceLock<bool> = OnceLock::new();
+    let is_present =
+        || device_operations(executor, Numerics::Fast).is_ok_and(|ops| ops.kernels().has_sm90a());
+    if executor.name == "cuda" && executor.absent(dtype).is_none() && !*HAS_SM90A.get_or_init(is_present) {
+        let name = format!("{operation}::{dtype}::{shape}::{}", executor.name);
+        let reason = "the device is no Hopper".to_owned();
+        return Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true);
+    }
+    trial(operation, dtype, shape, executor, run)
 }

@@ -9,7 +9,7 @@ pub use checkpoint::{
     Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
 };
 pub use compare::{Bound, check_close, check_equal};
-pub use executors::{Executor, executors, trial};
+pub use executors::{Executor, device_operations, executors, hopper_trial, trial};
 pub use padded::{Layout, Padded, f64s};
 
 use nanomoe::buffer::Buffer;
