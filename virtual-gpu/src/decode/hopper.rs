@@ -259,7 +259,6 @@ impl<'a> Decoder<'_, 'a> {
             return self.error(format!("unknown instruction `{}`", i.opcode));
         }
         m.take("tile");
-        m.take("cta_group::1");
         let rank = m.find(|w| {
             w.strip_suffix('d').and_then(|r| r.parse::<usize>().ok()).filter(|r| (1..=5).contains(r))
         });

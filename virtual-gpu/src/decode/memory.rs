@@ -35,7 +35,7 @@ pub(super) fn take_scope(m: &mut Modifiers<'_>) -> Option<Scope> {
 
 /// Cache operators and eviction priorities change no result.
 pub(super) fn skip_cache_hints(m: &mut Modifiers<'_>) {
-    const HINTS: [&str; 22] = [
+    const HINTS: [&str; 18] = [
         "ca",
         "cg",
         "cs",
@@ -54,10 +54,6 @@ pub(super) fn skip_cache_hints(m: &mut Modifiers<'_>) {
         "L2::64B",
         "L2::128B",
         "L2::256B",
-        "L2::evict_unchanged",
-        "L2::fractional",
-        "nc_hint",
-        "uniform",
     ];
     for hint in HINTS {
         m.take(hint);
@@ -126,7 +122,6 @@ impl<'a> Decoder<'_, 'a> {
         skip_cache_hints(m);
         let hint = m.take("L2::cache_hint");
         m.take("mmio");
-        m.take("unified");
         let strength = m
             .find(|w| {
                 Some(match w {

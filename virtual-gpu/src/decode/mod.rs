@@ -205,11 +205,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
                 "reqnctapercluster" => self.program.required_cluster = Some(triple(values)),
                 "explicitcluster" => self.program.explicit_cluster = true,
                 "maxclusterrank" => self.program.max_cluster_rank = first,
-                "maxnctapersm"
-                | "noreturn"
-                | "abi_preserve"
-                | "abi_preserve_control"
-                | "blocksareclusters" => {}
+                "maxnctapersm" | "noreturn" | "abi_preserve" | "abi_preserve_control" => {}
                 other => return self.error(format!("unknown directive `.{other}`")),
             }
         }

@@ -260,7 +260,7 @@ fn products() -> Vec<Vector> {
                         // f16 sums of e4m3 read as e5m2 could leave the range; nothing else does.
                         let (na, nb) = (k * 16 / 32 / per, k * 8 / 32 / per);
                         let nc = if *sum == "f16" { 2 } else { 4 };
-                        all.push(warp_product(&opcode, [na, nb, nc], input, *sum));
+                        all.push(warp_product(&opcode, [na, nb, nc], input, sum));
                     }
                 }
             }
@@ -579,8 +579,11 @@ fn shared_bytes(map: &Map, bytes: u64) -> usize {
     box_bytes(map, bytes) / inner * inner.max(span)
 }
 
-fn tensor_cases() -> Vec<(String, (u32, u64, &'static str), Map, Vec<i32>)> {
-    let mut all: Vec<(String, (u32, u64, &str), Map, Vec<i32>)> = Vec::new();
+/// What it is, its type, the map, and where the box begins.
+type TensorCase = (String, (u32, u64, &'static str), Map, Vec<i32>);
+
+fn tensor_cases() -> Vec<TensorCase> {
+    let mut all: Vec<TensorCase> = Vec::new();
     let shapes: [(&[u64], &[u32]); 5] = [
         (&[100], &[16]),
         (&[40, 20], &[16, 8]),

@@ -6,6 +6,7 @@
 
 mod kernels;
 mod plan;
+mod reference;
 
 use kernels::{Map, Vector};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -198,7 +199,10 @@ fn main() {
         let (all, cell) = (vectors.clone(), result.clone());
         let name = format!("{}::{}", vectors[number].family, vectors[number].name);
         trials.push(Trial::test(format!("{name} runs clean"), move || {
-            cell.get_or_init(|| run(&all[number])).clone().map(|_| ()).map_err(Failed::from)
+            let got = cell.get_or_init(|| run(&all[number])).clone()?;
+            let Some(want) = reference::expected(&all[number]) else { return Ok(()) };
+            let want = if all[number].digest { digest(&want) } else { want };
+            compare(&all[number], &got, &want).map_err(|e| e.replace("the GPU", "the reference").into())
         }));
         let (all, have) = (vectors.clone(), recorded.clone());
         let known = recorded.contains_key(&vectors[number].hash());

@@ -148,14 +148,22 @@ fn comparisons(
         combined(logic, x, a.get(2) == Some(&1))
     };
     let opcode = format!("setp.{op}{with}{z}.{ty}");
-    // The second result is of the negated comparison.
-    let body = format!("{opcode} %d0|%d1, %a0, %a1{third};");
-    all.push(Case::with_body(&opcode, &body, &inputs, &[Pred; 2], move |a| {
-        vec![truth(a, false).into(), truth(a, true).into()]
-    }));
+    if matches!(ty, "f16" | "bf16") {
+        let body = format!("{opcode} %d0, %a0, %a1{third};");
+        all.push(Case::with_body(&opcode, &body, &inputs, &[Pred], move |a| vec![truth(a, false).into()]));
+    } else {
+        // The second result is of the negated comparison.
+        let body = format!("{opcode} %d0|%d1, %a0, %a1{third};");
+        all.push(Case::with_body(&opcode, &body, &inputs, &[Pred; 2], move |a| {
+            vec![truth(a, false).into(), truth(a, true).into()]
+        }));
+    }
     for (out, bits, one) in
         [("u32", I32, 0xffff_ffffu64), ("f32", I32, 0x3f80_0000), ("s32", I32, 0xffff_ffff)]
     {
+        if out == "f32" && matches!(ty, "f16" | "bf16") {
+            continue;
+        }
         let opcode = format!("set.{op}{with}{z}.{out}.{ty}");
         let body = format!("{opcode} %d0, %a0, %a1{third};");
         all.push(Case::with_body(&opcode, &body, &inputs, &[bits], move |a| {

@@ -27,7 +27,7 @@ pub fn programs() -> Vec<Program> {
     all.push(Program::new("brx.idx", [1, 64], [1, 1], small, &body, |rows| map(rows, |a| vec![10 + a[0]])));
     // Threads that leave early; what they owe was stored before.
     let body = "add.u32 %d0, %a0, 1;\nst.global.b32 [%o], %d0;\nsetp.lt.u32 %p0, %l, 5;\n@%p0 exit;\n\
-                nanosleep.u32 20;\npmevent 1;\nadd.u32 %d0, %a0, 2;";
+                nanosleep.u32 20;\npmevent 1;\npmevent.mask 3;\nadd.u32 %d0, %a0, 2;";
     all.push(Program::new("exit", [1, 64], [1, 1], any, body, |rows| {
         rows.iter().enumerate().map(|(t, r)| vec![r[0].wrapping_add(if t < 5 { 1 } else { 2 })]).collect()
     }));
@@ -36,13 +36,13 @@ pub fn programs() -> Vec<Program> {
         [1, 64],
         [2, 2],
         small,
-        "{\n.param .b32 p0;\n.param .align 8 .b8 p1[16];\n.param .b32 ret;\nst.param.b32 [p0], %a0;\nst.param.b32 \
+        "{\n.param .b32 p0;\n.param .align 8 .b8 p1[16];\n.param .b32 ret;\nst.param::func.b32 [p0], %a0;\nst.param.b32 \
          [p1+4], %a1;\nst.param.b32 [p1], 7;\nst.param.b64 [p1+8], 1;\ncall.uni (ret), sum, (p0, p1);\nld.param.b32 \
          %d0, [ret];\n}\n{\n.param .b32 p0;\n.param .b32 ret;\nst.param.b32 [p0], %a0;\ncall (ret), factorial, \
          (p0);\nld.param.b32 %d1, [ret];\n}\ncall.uni nothing;",
         |rows| map(rows, |a| vec![100 * a[0] + 10 * a[1] + 7, (1..=a[0]).product()]),
     );
-    call.head = ".func nothing()\n{\nret;\n}\n\
+    call.head = ".func nothing()\n.noreturn\n.abi_preserve 16\n.abi_preserve_control 2\n{\nret;\n}\n\
          .func (.param .b32 ret) sum(.param .b32 x, .param .align 8 .b8 y[16])\n{\n.reg .b32 %r<9>;\nld.param.b32 \
          %r1, [x];\nld.param.b32 %r2, [y+4];\nld.param.b32 %r3, [y];\nmad.lo.u32 %r2, %r2, 10, %r3;\nmad.lo.u32 %r1, \
          %r1, 100, %r2;\nst.param.b32 [ret], %r1;\nret.uni;\n}\n\
@@ -142,7 +142,7 @@ fn moves() -> Vec<Program> {
                 mov.b64 {_, %d3}, %x0;\n.reg .b8 %b<4>;\nmov.b32 {%b0, %b1, %b2, %b3}, %a0;\nmov.b32 %d4, {%b3, %b2, %b1, \
                 %b0};\nmov.b16 {%b0, %b1}, %h0;\nmov.b16 %h6, {%b1, %b0};\nmov.b32 %d5, {%h6, %h6};\nmov.f32 %d6, %a0;\n\
                 mov.u16 %h7, 0x1234;\nmov.b32 %d7, {%h7, %h1};\n.reg .f64 %f;\nmov.f64 %f, 0d3FF0000000000000;\nmov.b64 \
-                {%d8, %d9}, %f;\nmov.s32 %d10, -5;\nmov.f32 %d11, 0f3FC00000;\nmov.b32 %d12, 1.5;";
+                {%d8, %d9}, %f;\nmov.s32 %d10, -5;\nmov.f32 %d11, 0f3FC00000;\nmov.f32 %d12, 1.5;";
     vec![Program::new("mov of parts", [1, 64], [2, 13], any, body, |rows| {
         map(rows, |a| {
             let swapped = |x: u32| x.rotate_left(16);

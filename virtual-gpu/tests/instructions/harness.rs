@@ -297,7 +297,7 @@ impl Case {
         rows
     }
 
-    fn kernel(&self, number: usize) -> String {
+    pub fn kernel(&self, number: usize) -> String {
         let mut text = format!(
             ".visible .entry k{number}(.param .u64 in, .param .u64 out)\n{{\n.reg .b64 %in, %out, %w;\n.reg .b32 %t, \
              %u, %v;\n.reg .pred %q;\n"
@@ -380,10 +380,7 @@ pub fn check(cases: &[Case]) {
             Gpu::with_options(Description::h200(), Options { order: Order::Eager, ..Options::default() });
         let text: String =
             HEAD.to_string() + &chunk.iter().enumerate().map(|(i, c)| c.kernel(i)).collect::<String>();
-        let module = match gpu.load_module(&text) {
-            Ok(module) => Some(module),
-            Err(_) => None,
-        };
+        let module = gpu.load_module(&text).ok();
         for (number, case) in chunk.iter().enumerate() {
             // One that does not load must not hide the others.
             let module = match &module {

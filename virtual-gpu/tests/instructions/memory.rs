@@ -25,15 +25,13 @@ fn body(setup: &str, rest: &str) -> String {
     format!("{CELLS}{setup}\n{rest}")
 }
 
-const TYPES: [(&str, Kind, u32, bool); 15] = [
+const TYPES: [(&str, Kind, u32, bool); 13] = [
     ("b8", I16, 8, false),
     ("u8", I16, 8, false),
     ("s8", I16, 8, true),
     ("b16", I16, 16, false),
     ("u16", I16, 16, false),
     ("s16", I16, 16, true),
-    ("f16", I16, 16, false),
-    ("bf16", I16, 16, false),
     ("b32", I32, 32, false),
     ("u32", I32, 32, false),
     ("s32", I32, 32, true),
@@ -167,10 +165,6 @@ fn qualifiers() -> Vec<Case> {
         "L1::evict_first",
         "L1::evict_last",
         "L1::no_allocate",
-        "L2::evict_normal",
-        "L2::evict_first",
-        "L2::evict_last",
-        "L2::evict_unchanged",
         "L2::cache_hint",
     ] {
         all.push(pair(&format!("st.global.{hint}.u32"), &format!("ld.global.{hint}.u32")));
@@ -178,11 +172,22 @@ fn qualifiers() -> Vec<Case> {
     for bytes in ["64B", "128B", "256B"] {
         all.push(pair("st.global.u32", &format!("ld.global.L2::{bytes}.u32")));
     }
+    for hint in ["L2::evict_normal", "L2::evict_first", "L2::evict_last"] {
+        let list = |letter: char| -> String {
+            (0..8).map(|i| format!("%{letter}{i}")).collect::<Vec<_>>().join(", ")
+        };
+        let text = format!(
+            "st.global.{hint}.v8.b32 [%x], {{{}}};\nld.global.{hint}.v8.b32 {{{}}}, [%x];",
+            list('a'),
+            list('d')
+        );
+        all.push(Case::with_body(hint, &body(global, &text), &[I32; 8], &[I32; 8], |a| a.to_vec()));
+    }
     // Read-only loads read what was there before the launch.
     for load in ["ld.global.nc.u32", "ld.global.nc.L1::no_allocate.L2::128B.u32", "ldu.global.u32"] {
         all.push(Case::with_body(load, &format!("{load} %d0, [%in];"), &[I32], &[I32], |a| a.to_vec()));
     }
-    let text = "prefetch.global.L2 [%in];\nprefetch.global.L1 [%in];\nprefetchu.L1 [%in];\n\
+    let text = "discard.global.L2 [%out], 128;\nprefetch.global.L2 [%in];\nprefetch.global.L1 [%in];\nprefetchu.L1 [%in];\n\
                 applypriority.global.L2::evict_normal [%in], 128;\n.reg .b64 %pol;\n\
                 createpolicy.fractional.L2::evict_first.b64 %pol, 1.0;\n\
                 ld.global.L2::cache_hint.u32 %d0, [%in], %pol;";
@@ -193,7 +198,9 @@ fn qualifiers() -> Vec<Case> {
         .collect::<String>()
         + "membar.cta;\nmembar.gl;\nmembar.sys;\nfence.proxy.alias;\nfence.proxy.async;\nfence.proxy.async.global;\n\
            fence.proxy.async.shared::cta;\nfence.proxy.async.shared::cluster;\nfence.mbarrier_init.release.cluster;\n\
-           fence.proxy.tensormap::generic.release.gpu;\nfence.proxy.tensormap::generic.acquire.gpu [%x], 128;\n";
+           fence.proxy.tensormap::generic.release.gpu;\n\
+           fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;\n\
+           fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster;\nfence.proxy.tensormap::generic.acquire.gpu [%x], 128;\n";
     let text = format!("st.global.u32 [%x], %a0;\n{fences}ld.global.u32 %d0, [%x];");
     all.push(Case::with_body("fences", &body(global, &text), &[I32], &[I32], |a| a.to_vec()));
     all

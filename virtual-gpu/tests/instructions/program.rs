@@ -73,7 +73,7 @@ impl Program {
         format!(
             "{HEAD}{head}\n.visible .entry k(.param .u64 in, .param .u64 out{maps})\n{directives}\n{{\n.reg .b64 %in, \
              %out, %i, %o, %x<50>;\n.reg .b32 %t, %l, %r<100>;\n.reg .b16 %h<50>;\n.reg .pred %p<10>;\n\
-             {operands}{results}ld.param.u64 %in, [in];\nld.param.u64 %out, [out];\nmov.u32 %l, %tid.x;\n\
+             {operands}{results}ld.param::entry.u64 %in, [in];\nld.param.u64 %out, [out];\nmov.u32 %l, %tid.x;\n\
              mov.u32 %r0, %ctaid.x;\nmov.u32 %r1, %ntid.x;\nmad.lo.u32 %t, %r0, %r1, %l;\n\
              mul.wide.u32 %i, %t, {inputs};\nadd.u64 %i, %i, %in;\nmul.wide.u32 %o, %t, {outputs};\n\
              add.u64 %o, %o, %out;\n{loads}{body}\n{stores}ret;\n}}\n"

@@ -123,7 +123,8 @@ fn votes() -> Vec<Program> {
 }
 
 fn reductions() -> Vec<Program> {
-    let list: [(&str, fn(u32, u32) -> u32); 8] = [
+    type Reduce = fn(u32, u32) -> u32;
+    let list: [(&str, Reduce); 8] = [
         ("and.b32", |a, b| a & b),
         ("or.b32", |a, b| a | b),
         ("xor.b32", |a, b| a ^ b),
@@ -157,7 +158,8 @@ fn reductions() -> Vec<Program> {
 /// Registers of what a thread is and where.
 fn special_registers() -> Vec<Program> {
     // Expected as a function of the thread in a grid of three CTAs of 40 threads.
-    let list: [(&str, fn(u32) -> u32); 34] = [
+    type OfThread = fn(u32) -> u32;
+    let list: [(&str, OfThread); 34] = [
         ("%tid.x", |t| t % 40),
         ("%tid.y", |_| 0),
         ("%tid.z", |_| 0),
@@ -209,7 +211,7 @@ fn special_registers() -> Vec<Program> {
                 setp.gt.u64 %p0, %x1, %x0;\nselp.u32 %d1, 1, 0, %p0;\nmov.u64 %x3, %globaltimer;\n\
                 setp.ge.u64 %p0, %x3, %x2;\nselp.u32 %d2, 1, 0, %p0;\nsetp.eq.u32 %p1, %r3, 0;\n\
                 mov.u32 %r7, %warpid;\nmov.u32 %r8, %nwarpid;\nsetp.lt.and.u32 %p1, %r7, %r8, %p1;\nselp.u32 %d3, 1, 0, %p1;";
-    all.push(Program::new("clocks", [2, 32], [0, 4], any, &body, |rows| vec![vec![1; 4]; rows.len()]));
+    all.push(Program::new("clocks", [2, 32], [0, 4], any, body, |rows| vec![vec![1; 4]; rows.len()]));
     all
 }
 
