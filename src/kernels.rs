@@ -22,7 +22,7 @@ pub use attention::attention;
 pub use embedding::embedding;
 pub use gemm::{GemmTile, gemm, gemm_with_tile};
 pub use layer_norm::layer_norm;
-pub use lm_head::lm_head;
+pub use lm_head::{lm_head, lm_head_with_wgmma};
 pub use mlp::mlp;
 pub use moe_combine::moe_combine;
 pub use moe_dispatch::moe_dispatch;

@@ -1,15 +1,16 @@
 //! Logits, argmax and cross-entropy against the f64 reference.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::kernels::{Numerics, WgmmaTile, lm_head_with_wgmma};
 use nanomoe::operations::{CrossEntropy, LmHeadParams, Operations};
 use nanomoe::reference;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use crate::common::{
-    Bound, check_close, check_equal, download, download_i32, executors, random, rounded, trial, upload,
-    upload_i32,
+    Bound, Executor, check_close, check_equal, device_operations, download, download_i32, executors,
+    hopper_trial, random, rounded, trial, upload, upload_i32,
 };
-use crate::gemm::{DTYPES, wide};
+use crate::gemm::{DTYPES, tile_name, wide};
 
 const IGNORE_INDEX: i32 = -1;
 
@@ -35,6 +36,9 @@ struct Case {
     hidden_size: usize,
     wanted: Wanted,
 }
+
+/// How a case's product is asked for.
+type Product<'a> = &'a dyn Fn(LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> nanomoe::Result<()>;
 
 /// What came back.
 struct Answer {
@@ -65,6 +69,10 @@ impl Case {
     }
 
     fn run(&self, ops: &dyn Operations, dtype: DType) -> Result<Answer, Failed> {
+        self.run_by(ops, dtype, &|p| ops.lm_head(p))
+    }
+
+    fn run_by(&self, ops: &dyn Operations, dtype: DType, product: Product<'_>) -> Result<Answer, Failed> {
         let num_tokens = self.x.len() / self.hidden_size;
         let (num_rows, vocab_size, hidden_size) = (self.num_rows(), self.vocab_size, self.hidden_size);
         let x = upload(ops, dtype, &self.x);
@@ -77,7 +85,7 @@ impl Case {
         let mut logits = ops.allocate(DType::F32, num_rows * vocab_size)?;
         let mut argmax = ops.allocate(DType::I32, num_rows)?;
         let mut losses = ops.allocate(DType::F32, num_rows)?;
-        ops.lm_head(LmHeadParams {
+        product(LmHeadParams {
             x: x.tensor(&[num_tokens, hidden_size]),
             rows: rows.as_ref().map(|rows| rows.tensor(&[num_rows])),
             weight: weight.tensor(&[vocab_size, hidden_size]),
@@ -115,7 +123,11 @@ impl Case {
     /// Runs and compares everything that is asked for. Logits are random reals, so the argmax has no near ties that
     /// rounding could turn: exact sums in f64 and in f32 order them alike, which is asserted first.
     fn check(&self, ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
-        let answer = self.run(ops, dtype)?;
+        self.check_by(ops, dtype, &|p| ops.lm_head(p))
+    }
+
+    fn check_by(&self, ops: &dyn Operations, dtype: DType, product: Product<'_>) -> Result<(), Failed> {
+        let answer = self.run_by(ops, dtype, product)?;
         let (num_rows, vocab_size) = (self.num_rows(), self.vocab_size);
         let logits = self.expected_logits();
         // Logits and losses are f32 whatever the storage type; only the sums round.
@@ -179,10 +191,41 @@ const CASES: &[Making] = &[
     }),
 ];
 
+/// What breaks the Hopper tiles.
+const WGMMA_CASES: &[Making] = &[
+    ("1x1x8", |dtype| Case::random(dtype, 1, 1, 8)),
+    ("64x128x64", |dtype| Case::random(dtype, 64, 128, 64)),
+    ("65x255x72", |dtype| Case::random(dtype, 65, 255, 72)), // tails of everything, pairs of logits unaligned
+    ("129x300x136", |dtype| Case::random(dtype, 129, 300, 136)),
+    ("257x130x24", |dtype| Case { bias: Some(random(3, 130)), ..Case::random(dtype, 257, 130, 24) }),
+    ("3x1000x1048", |dtype| Case::random(dtype, 3, 1000, 1048)), // more stages than the ring has
+    ("allowed", |dtype| Case { allowed_vocab: 150, ..Case::random(dtype, 70, 300, 40) }),
+    ("only_loss", |dtype| Case {
+        wanted: Wanted { logits: false, argmax: false, ..ALL },
+        ..Case::random(dtype, 70, 300, 40)
+    }),
+    ("only_argmax", |dtype| Case {
+        wanted: Wanted { logits: false, loss: false, ..ALL },
+        ..Case::random(dtype, 70, 300, 40)
+    }),
+];
+
+fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
+    let ops = device_operations(executor, Numerics::Fast)?;
+    let product = |p: LmHeadParams<Tensor<'_>, TensorMut<'_>>| {
+        let raw = p.raw(ops.place())?;
+        // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
+        unsafe { lm_head_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
+    };
+    case.check_by(&ops, dtype, &product)
+}
+
 /// Logits that a table gives: x is a unit vector, so that row r of weight is logit r to the last bit.
 fn given(vocab_size: usize, logit: impl Fn(usize) -> f32) -> Case {
-    let weight = (0..vocab_size).flat_map(|id| [logit(id), 0.0]).collect();
-    Case { x: vec![1.0, 0.0], weight, targets: vec![0], ..Case::random(DType::F32, 1, vocab_size, 2) }
+    // Rows of 16 bytes in 16-bit types, which the Hopper kernels take.
+    let weight = (0..vocab_size).flat_map(|id| std::iter::once(logit(id)).chain([0.0; 7])).collect();
+    let x = std::iter::once(1.0).chain([0.0; 7]).collect();
+    Case { x, weight, targets: vec![0], ..Case::random(DType::F32, 1, vocab_size, 8) }
 }
 
 /// Ties go to the lowest id, in a tile and across tiles.
@@ -228,6 +271,20 @@ fn run_extremes(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for &executor in executors() {
+        for dtype in [DType::BF16, DType::F16] {
+            for tile in WgmmaTile::LM_HEAD {
+                let gathers = tile != WgmmaTile::T256x128;
+                let chosen = |&&(name, _): &&Making| gathers && name == "chosen_rows";
+                for &(name, make) in WGMMA_CASES.iter().chain(CASES.iter().filter(chosen)) {
+                    if executor.name == "cpu" {
+                        continue;
+                    }
+                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, make(dtype));
+                    let name = format!("{}_{name}", tile_name(tile));
+                    trials.push(hopper_trial("lm_head_wgmma", dtype, name, executor, run));
+                }
+            }
+        }
         for dtype in DTYPES {
             for &(name, make) in CASES {
                 let run = move |ops: &dyn Operations| make(dtype).check(ops, dtype);

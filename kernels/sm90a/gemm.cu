@@ -2,10 +2,10 @@
 //     out[M, N] = activation(a[M, K] * b[N, K]^T + bias[N]) + residual[M, N]
 // out, residual: a's type, residual possibly out itself    bias: f32
 // A warp loads tiles of a and b by TMA into a ring of stages; two warpgroups multiply them with wgmma, sums in
-// registers, and hand the result to TMA again, which stores it under the next tile. Two tiles and a split:
+// registers, and hand the result to TMA again, which stores it under the next tile. Tiles, and a split:
 //   256x256 a cluster (128x256 a CTA)   for large K: reads L2 least, 6.2 TB/s at 790 TFLOP/s
 //   128x128 ping-pong                   for small K, where half of a tile's time is its epilogue: one warpgroup's hides
-//                                       under the other's products
+//                                       under the other's products. 256x128 is the same in a cluster of two that share b
 //   64x64 over a cluster along K        for outputs too small to fill the GPU: each CTA sums a part of K, the parts are
 //                                       added through distributed shared memory in one fixed order
 // Main loop: wgmma_mainloop.cuh. Launcher: src/kernels/sm90a.rs
@@ -16,6 +16,8 @@ template <class T>
 using Cooperative128x256 = WgmmaConfig<T, 128, 256, 4, 2, Roles::kCooperative, 2>;
 template <class T>
 using PingPong128x128 = WgmmaConfig<T, 128, 128, 5, 2, Roles::kPingPong>;
+template <class T>
+using PingPong256x128 = WgmmaConfig<T, 128, 128, 5, 2, Roles::kPingPong, 2>;
 
 // Five stages of 16 KB and the sums make 101 KB: two CTAs an SM, whose 80 KB of weights under way cover HBM's latency.
 template <class T>
@@ -57,6 +59,10 @@ DEFINE_GEMM(wgmma_gemm_256x256, bf16, Bf16, Cooperative128x256, false)
 DEFINE_GEMM(wgmma_gemm_256x256, f16, F16, Cooperative128x256, false)
 DEFINE_GEMM(wgmma_gemm_gelu_256x256, bf16, Bf16, Cooperative128x256, true)
 DEFINE_GEMM(wgmma_gemm_gelu_256x256, f16, F16, Cooperative128x256, true)
+DEFINE_GEMM(wgmma_gemm_256x128, bf16, Bf16, PingPong256x128, false)
+DEFINE_GEMM(wgmma_gemm_256x128, f16, F16, PingPong256x128, false)
+DEFINE_GEMM(wgmma_gemm_gelu_256x128, bf16, Bf16, PingPong256x128, true)
+DEFINE_GEMM(wgmma_gemm_gelu_256x128, f16, F16, PingPong256x128, true)
 DEFINE_GEMM(wgmma_gemm_128x128, bf16, Bf16, PingPong128x128, false)
 DEFINE_GEMM(wgmma_gemm_128x128, f16, F16, PingPong128x128, false)
 DEFINE_GEMM(wgmma_gemm_gelu_128x128, bf16, Bf16, PingPong128x128, true)

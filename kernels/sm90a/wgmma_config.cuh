@@ -36,8 +36,6 @@ struct WgmmaConfig {
     static constexpr int kNumConsumerThreads = kNumConsumers * static_cast<int>(kWarpgroupThreads);
     static constexpr int kNumThreads = kNumConsumerThreads + static_cast<int>(kWarpgroupThreads);
 
-    static constexpr int kMinBlocks = kRoles == Roles::kSingle ? 2 : 1;  // an SM
-
     // Registers a thread: 65536 an SM, in the consumers' hands but for what the producer needs.
     static constexpr bool kMovesRegisters = kNumConsumers == 2;
     static constexpr int kProducerRegisters = kGatherA ? 56 : 40;
@@ -46,6 +44,9 @@ struct WgmmaConfig {
     static constexpr int kLoadRowsB = kBlockN / kClusterM;  // of B by each CTA
     static constexpr int kBytesA = kBlockM * kBlockK * static_cast<int>(sizeof(T));
     static constexpr int kBytesB = kBlockN * kBlockK * static_cast<int>(sizeof(T));
+    // An SM: two where two fit its shared memory, with what else they keep there.
+    static constexpr int kMinBlocks =
+        kRoles == Roles::kSingle && kNumStages * (kBytesA + kBytesB) <= 100 * 1024 ? 2 : 1;
     // cp.async stages that a gathering producer leaves under way before it hands over the oldest. Consumers give a stage
     // back when the next one is under way, so two must stay between them.
     static constexpr int kGatherLag = kNumStages - 2 < 3 ? kNumStages - 2 : 3;

@@ -6,16 +6,21 @@
 //! |---|---|---|---|---|
 //! | 256x256 (2 CTAs) | 384: 40 produce, 232 consume | 4 of 48 KB, 226 KB | 1024, smem 640 | reads L2 least: bound by the tensor cores from K = 2048 |
 //! | 128x128 ping-pong | 384: 40, 232 | 5 of 32 KB, 226 KB | 512, smem 384 | an epilogue (about 2,000 clocks, GELU 4,000) hides under K >= 512 |
+//! | 256x128 (2 CTAs) ping-pong | the same | the same | 512 | and reads b once for two CTAs: 9.3 TB/s of L2 at 790 TFLOP/s, not 12.3 |
 //! | 64x64 split in K | 256: 60 | 5 of 16 KB, 2 CTAs an SM | 128, smem 128 | 160 KB of operands under way an SM: bound by HBM |
 //! | 128x128 gathered | 384: 56, 224 | 5 of 32 KB | 512 | 8 cp.async a producer thread a step |
+//! | 256x128, 128x128, 64x128 of lm_head | 384 or 256 | 6 of 32 KB or 8 of 24 KB, 193 KB | 512 or 256 | no staging: logits are reduced in registers |
 //! | 64x128 of experts | 256: 128 | 4 of 24 KB, 2 an SM | 256 | bound by the weights' bytes below 64 rows an expert |
 
 use super::Kernels;
 use super::gemm::Output;
+use super::lm_head::Reduction;
 use super::rows::narrow;
 use crate::device::{LaunchConfig, RawStream, TensorMap, TensorMapSpec};
 use crate::error::{Error, Result};
-use crate::operations::{Activation, GemmDims, GemmParams, MoeGemmDims, MoeGemmParams, Residual};
+use crate::operations::{
+    Activation, GemmDims, GemmParams, LmHeadDims, LmHeadParams, MoeGemmDims, MoeGemmParams, Residual,
+};
 use crate::tensor::TensorView;
 
 /// Elements of K in a stage, and columns of a panel on the way out: 128 bytes.
@@ -30,7 +35,9 @@ pub enum WgmmaTile {
     T256x256,
     /// 128x128, two in turn on a CTA: for small K.
     T128x128,
-    /// 64x128: experts with few rows. Only `moe_gemm` is compiled for it.
+    /// 128x128 on each of two CTAs that share columns.
+    T256x128,
+    /// 64x128: experts with few rows, or a vocabulary. `gemm` is not compiled for it.
     T64x128,
     /// 64x64, K in as many parts (1, 2, 4 or 8), a CTA of a cluster each.
     Split(u32),
@@ -38,8 +45,9 @@ pub enum WgmmaTile {
 
 impl WgmmaTile {
     /// The tiles that `gemm` and `mlp` are compiled for.
-    pub const GEMM: [WgmmaTile; 6] = [
+    pub const GEMM: [WgmmaTile; 7] = [
         WgmmaTile::T256x256,
+        WgmmaTile::T256x128,
         WgmmaTile::T128x128,
         WgmmaTile::Split(1),
         WgmmaTile::Split(2),
@@ -48,11 +56,14 @@ impl WgmmaTile {
     ];
     /// The tiles that `moe_gemm` is compiled for.
     pub const MOE: [WgmmaTile; 2] = [WgmmaTile::T128x128, WgmmaTile::T64x128];
+    /// The tiles that `lm_head` is compiled for. The first takes all rows of x; the others may gather.
+    pub const LM_HEAD: [WgmmaTile; 3] = [WgmmaTile::T256x128, WgmmaTile::T128x128, WgmmaTile::T64x128];
 
     /// Rows and columns of the output that a CTA, or a cluster of two, takes at a time.
     pub const fn shape(self) -> (usize, usize) {
         match self {
             WgmmaTile::T256x256 => (256, 256),
+            WgmmaTile::T256x128 => (256, 128),
             WgmmaTile::T128x128 => (128, 128),
             WgmmaTile::T64x128 => (64, 128),
             WgmmaTile::Split(_) => (64, 64),
@@ -64,6 +75,7 @@ impl WgmmaTile {
         match self {
             // A CTA loads its own 128 rows of a, and half of b for both; a consumer stores 64 rows.
             WgmmaTile::T256x256 => (128, 128, 64),
+            WgmmaTile::T256x128 => (128, 64, 128),
             WgmmaTile::T128x128 => (128, 128, 128),
             WgmmaTile::T64x128 => (64, 128, 64),
             WgmmaTile::Split(_) => (64, 64, 64),
@@ -72,7 +84,7 @@ impl WgmmaTile {
 
     const fn cluster(self) -> u32 {
         match self {
-            WgmmaTile::T256x256 => 2,
+            WgmmaTile::T256x256 | WgmmaTile::T256x128 => 2,
             WgmmaTile::Split(splits) => splits,
             _ => 1,
         }
@@ -80,7 +92,7 @@ impl WgmmaTile {
 
     const fn num_threads(self) -> u32 {
         match self {
-            WgmmaTile::T256x256 | WgmmaTile::T128x128 => 384,
+            WgmmaTile::T256x256 | WgmmaTile::T256x128 | WgmmaTile::T128x128 => 384,
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 256,
         }
     }
@@ -88,7 +100,7 @@ impl WgmmaTile {
     /// CTAs that an SM holds.
     const fn blocks_per_sm(self) -> usize {
         match self {
-            WgmmaTile::T256x256 | WgmmaTile::T128x128 => 1,
+            WgmmaTile::T256x256 | WgmmaTile::T256x128 | WgmmaTile::T128x128 => 1,
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 2,
         }
     }
@@ -97,7 +109,7 @@ impl WgmmaTile {
     const fn shared_bytes(self) -> u32 {
         let (stages, rows, panels, panel_rows) = match self {
             WgmmaTile::T256x256 => (4, 128 + 256, 4, 64),
-            WgmmaTile::T128x128 => (5, 128 + 128, 4, 128),
+            WgmmaTile::T256x128 | WgmmaTile::T128x128 => (5, 128 + 128, 4, 128),
             WgmmaTile::T64x128 => (4, 64 + 128, 2, 64),
             WgmmaTile::Split(splits) => {
                 // The partial sums, and this CTA's rows of them added up; rows are 64 + 8 floats.
@@ -123,11 +135,15 @@ impl WgmmaTile {
     }
 
     fn config(self, clusters: usize) -> Result<LaunchConfig> {
+        self.config_with(clusters, self.shared_bytes())
+    }
+
+    fn config_with(self, clusters: usize, shared_bytes: u32) -> Result<LaunchConfig> {
         let blocks: i32 = narrow("gemm", "the number of blocks", clusters * self.cluster() as usize)?;
         Ok(LaunchConfig {
             cluster: [self.cluster(), 1, 1],
             programmatic_dependent: true,
-            ..LaunchConfig::linear(blocks as u32, self.num_threads()).with_shared(self.shared_bytes())
+            ..LaunchConfig::linear(blocks as u32, self.num_threads()).with_shared(shared_bytes)
         })
     }
 }
@@ -216,6 +232,9 @@ pub(super) fn pick(kernels: &Kernels, p: &GemmParams, dims: GemmDims) -> Option<
         // tile's epilogue, which hides under nothing, is over a tenth of its time.
         if dims.k >= 2048 && tiles(WgmmaTile::T256x256) >= num_sms / 2 {
             return Some(WgmmaTile::T256x256);
+        }
+        if tiles(WgmmaTile::T256x128) >= num_sms / 2 {
+            return Some(WgmmaTile::T256x128);
         }
         // Half the SMs with 128x128 read as fast as all of them with 64x64, which read L2 twice as often.
         if tiles(WgmmaTile::T128x128) >= num_sms / 2 {
@@ -441,6 +460,83 @@ pub(super) unsafe fn moe_gemm(
     let gelu = if p.activation == Activation::Identity { "" } else { "gelu_" };
     let kernel = format!("wgmma_moe_gemm_{gather}{gelu}{}_{}", tile.suffix(), p.a.dtype);
     let args: [&[u8]; 4] = [&map_a.0, &map_b.0, &map_out.0, bytemuck::bytes_of(&params)];
+    // SAFETY: these are the kernel's parameters; shapes and types were checked, the caller vouches for the memory.
+    unsafe { kernels.launch_args(&kernel, &config, &args, stream) }
+}
+
+/// `WgmmaLmHeadParams` of kernels/sm90a/lm_head.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct LmHeadKernelParams {
+    reduction: Reduction,
+    bias: u64,
+    logits: u64,
+    x: u64,
+    rows: u64,
+    x_row_chunks: u32,
+    num_x_rows: i32,
+    k: i32,
+    padding: i32,
+}
+
+/// The tile for a product over the vocabulary; `None` where the portable kernels must serve.
+pub(super) fn pick_lm_head(kernels: &Kernels, p: &LmHeadParams, dims: LmHeadDims) -> Option<WgmmaTile> {
+    if !kernels.uses_sm90a() || !lm_head_fits(p, dims) {
+        return None;
+    }
+    Some(match (dims.num_rows, p.rows) {
+        (..=64, _) => WgmmaTile::T64x128,
+        (_, None) => WgmmaTile::T256x128,
+        (_, Some(_)) => WgmmaTile::T128x128,
+    })
+}
+
+/// Whether the Hopper kernels can serve this product.
+pub(super) fn lm_head_fits(p: &LmHeadParams, dims: LmHeadDims) -> bool {
+    let rows_fit = p.x.shape()[0] * p.x.strides()[0] / 8 < u32::MAX as usize;
+    dims.hidden_size > 0 && is_tensor(&p.x) && is_tensor(&p.weight) && rows_fit
+}
+
+/// Launches the tile's kernel on operands that it can serve; the partial results are left to `lm_head_reduce`.
+///
+/// # Safety
+/// As [`super::lm_head()`].
+pub(super) unsafe fn lm_head(
+    kernels: &Kernels,
+    p: &LmHeadParams,
+    reduction: Reduction,
+    tile: WgmmaTile,
+    stream: RawStream,
+) -> Result<()> {
+    const OPERATION: &str = "lm_head";
+    let dims = p.check()?;
+    let (num_x_rows, x_row_stride) = (p.x.shape()[0], p.x.strides()[0]);
+    let params = LmHeadKernelParams {
+        reduction,
+        bias: p.bias.map_or(0, |view| view.pointer),
+        logits: p.logits.map_or(0, |view| view.pointer),
+        x: p.x.pointer,
+        rows: p.rows.map_or(0, |view| view.pointer),
+        x_row_chunks: narrow(OPERATION, "the row stride of x", x_row_stride / 8)?,
+        num_x_rows: narrow(OPERATION, "the number of rows of x", num_x_rows)?,
+        k: narrow(OPERATION, "hidden_size", dims.hidden_size)?,
+        padding: 0,
+    };
+    let (box_x, box_weight, _) = tile.boxes();
+    let map_weight = map_b(kernels, &p.weight, [dims.vocab_size, dims.hidden_size], box_weight)?;
+    let (map_x, gather) = match tile {
+        WgmmaTile::T256x128 => {
+            (map_2d(kernels, &p.x, [num_x_rows, dims.hidden_size], x_row_stride, box_x)?, "")
+        }
+        _ => (map_weight, "gather_"), // the map is not looked at
+    };
+    let (block_m, block_n) = tile.shape();
+    let num_tiles = dims.num_rows.div_ceil(block_m) * dims.vocab_size.div_ceil(block_n);
+    let num_sms = kernels.device().properties().num_sms as usize;
+    // Six or eight stages of 192 KB in all, barriers, no staging; one CTA an SM.
+    let config = tile.config_with(num_tiles.min(num_sms / tile.cluster() as usize), 193 * 1024)?;
+    let kernel = format!("wgmma_lm_head_{gather}{}_{}", tile.suffix(), p.x.dtype);
+    let args: [&[u8]; 3] = [&map_x.0, &map_weight.0, bytemuck::bytes_of(&params)];
     // SAFETY: these are the kernel's parameters; shapes and types were checked, the caller vouches for the memory.
     unsafe { kernels.launch_args(&kernel, &config, &args, stream) }
 }
