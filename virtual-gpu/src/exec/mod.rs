@@ -6,9 +6,11 @@ pub mod asynchronous;
 pub mod atomics;
 pub mod barrier;
 pub mod bulk;
+pub mod calls;
 pub mod cta;
 pub mod engine;
 pub mod hopper;
+pub mod jobs;
 pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
@@ -127,7 +129,7 @@ pub struct Context<'e> {
     pub clock: u64,
     pub clocks: &'e mut crate::races::GridClocks,
     /// Copies in flight.
-    pub jobs: &'e mut Vec<bulk::Job>,
+    pub jobs: &'e mut Vec<jobs::Job>,
     pub next_job: &'e mut u64,
 }
 

@@ -1,7 +1,8 @@
 //! Runs one warp for a while: picks a split, executes its instructions, handles divergence.
 
 use super::alu;
-use super::warp::{Frame, Saved, Split, Wait, Warp};
+use super::calls::{call_function, exit, return_from};
+use super::warp::{Split, Wait, Warp};
 use super::{At, Context, Flow, lanes};
 use crate::decode::program::*;
 use crate::findings::Kind;
@@ -22,10 +23,6 @@ pub enum Outcome {
     /// A fatal finding.
     Fault,
 }
-
-/// Per-thread stack limit, in bytes.
-const STACK_LIMIT: u32 = 1 << 18;
-const CALL_DEPTH: usize = 4096;
 
 /// Runs a warp for at most `budget` warp instructions; subtracts what it used.
 pub fn run(ctx: &mut Context<'_>, warp: &mut Warp, budget: &mut u32) -> Outcome {
@@ -396,110 +393,4 @@ fn lane_op(r: &mut Registers, op: &LaneOp, active: u32) -> Flow {
         r.set_poison(op.d.slot, poison, active);
     }
     Flow::Next
-}
-
-/// Ends the lanes of `active`.
-fn exit(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize, pc: u32, mask: u32, active: u32) -> Flow {
-    warp.live &= !active;
-    warp.last_pc = pc;
-    *ctx.progress += 1;
-    if active == mask {
-        warp.splits.swap_remove(chosen);
-    } else {
-        warp.splits[chosen].mask &= !active;
-        warp.splits[chosen].pc = pc + 1;
-    }
-    // Those that wait for members may now be complete.
-    for split in &mut warp.splits {
-        if matches!(split.wait, Some(Wait::Members { .. })) {
-            split.wait = None;
-        }
-    }
-    Flow::Reschedule
-}
-
-fn call_function(
-    ctx: &mut Context<'_>,
-    warp: &mut Warp,
-    chosen: usize,
-    pc: u32,
-    call: &Call,
-    mask: u32,
-    active: u32,
-) -> Flow {
-    if active != mask {
-        let mut other = warp.splits[chosen].clone();
-        other.mask = active;
-        warp.splits[chosen].mask &= !active;
-        warp.splits[chosen].pc = pc + 1;
-        warp.splits.push(other);
-        let last = warp.splits.len() - 1;
-        return match call_function(ctx, warp, last, pc, call, active, active) {
-            Flow::Jump(target) => {
-                warp.splits[last].pc = target;
-                Flow::Reschedule
-            }
-            other => other,
-        };
-    }
-    let base = warp.splits[chosen].base;
-    let new_base = base + call.frame_bytes.next_multiple_of(16);
-    let top = new_base + call.callee_frame_bytes;
-    if top > STACK_LIMIT || warp.splits[chosen].frames.len() >= CALL_DEPTH {
-        let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
-        ctx.report(Kind::OutOfBounds, true, at, "the call stack overflows".into(), None);
-        return Flow::Stop;
-    }
-    warp.local.grow(top as usize);
-    let stride = warp.local.stride;
-    for lane in lanes(active) {
-        warp.local.bytes.define_range(lane * stride + new_base as usize, stride - new_base as usize, false);
-        for &(from, to, bytes) in &call.arguments {
-            let from = lane * stride + (base + from) as usize;
-            let to = lane * stride + (new_base + to) as usize;
-            warp.local.bytes.copy_within(from, to, bytes as usize);
-        }
-    }
-    let saved = call.saved.as_ref().map(|(slots, preds)| {
-        Box::new(Saved {
-            lanes: slots.clone().map(|s| *warp.registers.r32(s)).collect(),
-            poison: slots.clone().map(|s| warp.registers.poison(s)).collect(),
-            preds: preds.clone().map(|p| (warp.registers.pred(p), warp.registers.pred_poison(p))).collect(),
-        })
-    });
-    let split = &mut warp.splits[chosen];
-    split.frames.push(Frame { return_pc: pc + 1, call: pc, base, saved });
-    split.base = new_base;
-    split.top = top;
-    Flow::Jump(call.target)
-}
-
-fn return_from(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize) -> Flow {
-    let split = &mut warp.splits[chosen];
-    let Some(frame) = split.frames.pop() else { return Flow::Stop };
-    let callee_base = split.base;
-    split.top = callee_base;
-    split.base = frame.base;
-    split.pc = frame.return_pc;
-    let mask = split.mask;
-    let program = ctx.program.clone();
-    let Op::Call(call) = &program.code[frame.call as usize].op else { return Flow::Stop };
-    let stride = warp.local.stride;
-    for lane in lanes(mask) {
-        for &(to, from, bytes) in &call.results {
-            let from = lane * stride + (callee_base + from) as usize;
-            let to = lane * stride + (frame.base + to) as usize;
-            warp.local.bytes.copy_within(from, to, bytes as usize);
-        }
-    }
-    if let (Some(saved), Some((slots, preds))) = (frame.saved, &call.saved) {
-        for (slot, (values, poison)) in slots.clone().zip(saved.lanes.iter().zip(&saved.poison)) {
-            warp.registers.write32(slot, values, mask);
-            warp.registers.set_poison(slot, *poison, mask);
-        }
-        for (pred, (bits, poison)) in preds.clone().zip(saved.preds) {
-            warp.registers.set_pred(pred, bits, poison, mask);
-        }
-    }
-    Flow::Reschedule
 }

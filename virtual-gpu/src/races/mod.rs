@@ -6,21 +6,31 @@
 //! asynchronous engines must find generic writes in that one.
 
 mod cells;
+mod clocks;
+mod engines;
+mod sync;
+
+pub use clocks::{JobClock, Sync};
+pub use engines::{copy_done, copy_issued, job_issued, job_waited, wgmma_reads};
+pub use sync::{
+    barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_leave, mbarrier_arrive,
+    mbarrier_init, mbarrier_wait, proxy_fence, warp_sync,
+};
 
 pub use crate::global_races::{
     GlobalShadow, GridClocks, acquire_global, atomic_global, fence, global, release_global,
 };
 
 use crate::decode::program::Strength;
-use crate::exec::bulk::JobKind;
 use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
 use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
-use crate::memory::SHARED_BASE;
 use crate::options::Checks;
-use cells::{ANY_LANE, Accessor, Cells, Conflict};
+use cells::{Accessor, Cells, Conflict};
+use clocks::{Clocks, set};
 use std::collections::HashMap;
+use sync::bump;
 
 /// An access as the detectors see it.
 #[derive(Clone, Copy)]
@@ -33,64 +43,6 @@ impl Touch {
     pub fn of(action: Action, strength: Strength) -> Self {
         Self { action, strong: strength != Strength::Weak || action == Action::Atomic }
     }
-}
-
-/// What a warp knows of every actor: all of it, and what proxy fences cover.
-#[derive(Clone, Default)]
-struct Clocks {
-    all: Vec<u32>,
-    proxied: Vec<u32>,
-}
-
-fn join(to: &mut Vec<u32>, from: &[u32]) {
-    if to.len() < from.len() {
-        to.resize(from.len(), 0);
-    }
-    for (a, &b) in to.iter_mut().zip(from) {
-        *a = (*a).max(b);
-    }
-}
-
-fn set(to: &mut Vec<u32>, actor: usize, clock: u32) {
-    if to.len() <= actor {
-        to.resize(actor + 1, 0);
-    }
-    to[actor] = to[actor].max(clock);
-}
-
-impl Clocks {
-    fn join(&mut self, other: &Clocks) {
-        join(&mut self.all, &other.all);
-        join(&mut self.proxied, &other.proxied);
-    }
-}
-
-/// The clock of a synchronisation object with phases.
-#[derive(Clone, Default)]
-pub struct Sync {
-    gathering: Clocks,
-    done: Clocks,
-}
-
-impl Sync {
-    /// The phase ends: what was gathered is what waiters learn.
-    pub fn complete(&mut self) {
-        let gathered = std::mem::take(&mut self.gathering);
-        self.done.join(&gathered);
-    }
-
-    pub fn join_job(&mut self, job: &JobClock) {
-        for &(actor, clock) in &job.done {
-            set(&mut self.gathering.all, actor, clock);
-            set(&mut self.gathering.proxied, actor, clock);
-        }
-    }
-}
-
-/// What those who learn of a copy's end learn.
-#[derive(Clone, Default)]
-pub struct JobClock {
-    done: Vec<(usize, u32)>,
 }
 
 /// Race state of a CTA's shared memory and of its warps.
@@ -289,296 +241,5 @@ fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach, action:
 pub fn atomic_shared(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach) {
     if active(ctx) {
         strong(ctx, warp, cta, reach, Action::Atomic);
-    }
-}
-
-fn bump(clocks: &mut Clocks, actor: usize) {
-    let next = clocks.all.get(actor).copied().unwrap_or(0) + 1;
-    set(&mut clocks.all, actor, next);
-}
-
-pub fn warp_sync(ctx: &mut Context<'_>, warp: &mut Warp, _mask: u32) {
-    if active(ctx) {
-        let (mut clocks, actor) = take_clocks(ctx, warp);
-        bump(&mut clocks, actor);
-        put_clocks(ctx, warp, clocks);
-    }
-}
-
-/// Adds what the warp did to a synchronisation object.
-fn arrive(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    object: impl for<'c> FnOnce(&'c mut Context<'_>) -> Option<&'c mut Sync>,
-) {
-    if !active(ctx) {
-        return;
-    }
-    let (mut clocks, actor) = take_clocks(ctx, warp);
-    if let Some(sync) = object(ctx) {
-        sync.gathering.join(&clocks);
-    }
-    bump(&mut clocks, actor);
-    put_clocks(ctx, warp, clocks);
-}
-
-fn leave(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    object: impl for<'c> FnOnce(&'c mut Context<'_>) -> Option<&'c mut Sync>,
-) {
-    if !active(ctx) {
-        return;
-    }
-    let (mut clocks, _) = take_clocks(ctx, warp);
-    if let Some(sync) = object(ctx) {
-        clocks.join(&sync.done);
-    }
-    put_clocks(ctx, warp, clocks);
-}
-
-pub fn barrier_arrive(ctx: &mut Context<'_>, warp: &mut Warp, id: usize) {
-    arrive(ctx, warp, |ctx| Some(&mut ctx.own().barriers[id].clock));
-}
-
-pub fn barrier_complete(ctx: &mut Context<'_>, id: usize) {
-    ctx.own().barriers[id].clock.complete();
-}
-
-pub fn barrier_leave(ctx: &mut Context<'_>, warp: &mut Warp, id: usize) {
-    leave(ctx, warp, |ctx| Some(&mut ctx.own().barriers[id].clock));
-}
-
-pub fn cluster_arrive(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
-    arrive(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
-}
-
-pub fn cluster_leave(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
-    leave(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
-}
-
-pub fn mbarrier_init(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, offset: u32) {
-    let reach = Reach { offsets: [offset as usize; 32], mask: 1, size: 8, shape: Shape::Uniform };
-    shared(ctx, warp, pc, cta, &reach, Touch { action: Action::Write, strong: false });
-}
-
-pub fn mbarrier_arrive(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {
-    arrive(ctx, warp, |ctx| ctx.ctas[cta].hopper.mbarriers.get_mut(&offset).map(|b| &mut b.clock));
-}
-
-pub fn mbarrier_wait(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {
-    leave(ctx, warp, |ctx| ctx.ctas[cta].hopper.mbarriers.get_mut(&offset).map(|b| &mut b.clock));
-}
-
-/// `fence.proxy.async` and `fence.mbarrier_init`: asynchronous engines may rely on what the warp knows now.
-pub fn proxy_fence(ctx: &mut Context<'_>, warp: &Warp, _init: bool) {
-    if active(ctx) {
-        let (mut clocks, actor) = take_clocks(ctx, warp);
-        let all = clocks.all.clone();
-        join(&mut clocks.proxied, &all);
-        bump(&mut clocks, actor);
-        put_clocks(ctx, warp, clocks);
-    }
-}
-
-/// An access of an engine, begun by a warp: it must come after all that the warp knows.
-#[allow(clippy::too_many_arguments)]
-fn engine_access(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    pc: u32,
-    cta: usize,
-    runs: impl Iterator<Item = (u32, u32)>,
-    (actor, clock): (usize, u32),
-    write: bool,
-    proxied: bool,
-    what: &str,
-) {
-    let warps = ctx.own().warps.len() * ctx.own().peers.len();
-    let (clocks, _) = take_clocks(ctx, warp);
-    let races = &mut ctx.ctas[cta].races;
-    let accessor = Accessor {
-        actor,
-        lane: ANY_LANE,
-        clock,
-        pc,
-        write,
-        strong: false,
-        knows: &clocks.all,
-        knows_writes: if proxied { &clocks.proxied } else { &clocks.all },
-        warps,
-    };
-    let mut first = None;
-    if races.enabled {
-        for (offset, size) in runs {
-            if offset < SHARED_BASE || size == 0 {
-                continue;
-            }
-            if let Some(conflict) = races.cells.access(&accessor, offset as usize, size)
-                && first.is_none()
-            {
-                first = Some(conflict);
-            }
-        }
-    }
-    put_clocks(ctx, warp, clocks);
-    if let Some((offset, conflict)) = first {
-        let at = At { pc, warp: warp.index, lane: None, address: None };
-        report(ctx, at, cta, what, true, offset, conflict);
-    }
-}
-
-/// The next number of an engine without phases.
-fn next_number(ctx: &mut Context<'_>, engine: Engine) -> (usize, u32) {
-    let races = &mut ctx.own().races;
-    let actor = races.engine(engine);
-    let number = races.sequence.entry(actor).or_insert(0);
-    *number += 1;
-    (actor, *number)
-}
-
-/// A cp.async has been issued: its bytes belong to the engine until the wait.
-pub fn copy_issued(
-    ctx: &mut Context<'_>,
-    warp: &mut Warp,
-    pc: u32,
-    cta: usize,
-    dst: &[u32; 32],
-    mask: u32,
-    bytes: u32,
-) {
-    if !active(ctx) {
-        return;
-    }
-    let engine = Engine::Copies(warp.index);
-    let actor = ctx.own().races.engine(engine);
-    // A number for the open group: all copies up to a wait share the order of their groups.
-    let number = warp.copies.issued + 1;
-    let runs = lanes(mask).map(|lane| (dst[lane], bytes));
-    engine_access(ctx, warp, pc, cta, runs, (actor, number), true, false, "an asynchronous copy writes");
-}
-
-/// The copies of the group with this number and all before it are complete for the warp.
-pub fn copy_done(ctx: &mut Context<'_>, warp: &mut Warp, number: u32) {
-    if !active(ctx) {
-        return;
-    }
-    let actor = ctx.own().races.engine(Engine::Copies(warp.index));
-    let (mut clocks, _) = take_clocks(ctx, warp);
-    set(&mut clocks.all, actor, number);
-    put_clocks(ctx, warp, clocks);
-}
-
-/// A bulk copy has been issued.
-pub fn job_issued(ctx: &mut Context<'_>, warp: &Warp, pc: u32, kind: &JobKind) -> JobClock {
-    let mut clock = JobClock::default();
-    if !active(ctx) {
-        return clock;
-    }
-    // An engine of an mbarrier: its clock is the phase that the copy counts for.
-    let phase_of = |ctx: &mut Context<'_>, (cta, offset): (usize, u32)| {
-        let phase = ctx.ctas[cta].hopper.mbarriers.get(&offset).map_or(0, |b| b.phase);
-        (ctx.ctas[cta].races.engine(Engine::Mbarrier(offset)), phase as u32 + 1)
-    };
-    // The engine uses the mbarrier itself, whose initialisation a fence must have covered.
-    let barrier_use = |ctx: &mut Context<'_>, (cta, offset): (usize, u32)| {
-        let warps = ctx.own().warps.len() * ctx.own().peers.len();
-        let w = ctx.ctas[cta].races.cells.last_write(offset as usize);
-        let (clocks, own) = take_clocks(ctx, warp);
-        let known = |knows: &[u32]| knows.get(w.actor as usize).copied().unwrap_or(0) >= w.clock;
-        let bad = w.clock != 0 && (w.actor as usize) < warps && !known(&clocks.proxied);
-        let proxy = known(&clocks.all) || w.actor as usize == own;
-        put_clocks(ctx, warp, clocks);
-        if bad {
-            let at = At { pc, warp: warp.index, lane: None, address: Some(u64::from(offset)) };
-            let what = "a copy signals the mbarrier in";
-            let conflict = Conflict { earlier: w, earlier_write: true, proxy };
-            report(ctx, at, cta, what, true, offset, conflict);
-        }
-    };
-    match kind {
-        JobKind::Load { runs, targets, barrier, .. } => {
-            for &cta in targets {
-                barrier_use(ctx, (cta, *barrier));
-                let (actor, phase) = phase_of(ctx, (cta, *barrier));
-                let runs = runs.iter().map(|&(_, offset, length)| (offset, length));
-                engine_access(ctx, warp, pc, cta, runs, (actor, phase), true, true, "a bulk copy writes");
-                clock.done.push((actor, phase));
-            }
-        }
-        JobKind::Store { runs, .. } => {
-            let (actor, number) = next_number(ctx, Engine::Bulk(warp.index));
-            let cta = ctx.cta;
-            let runs = runs.iter().filter(|r| r.0.is_some()).map(|&(_, offset, length)| (offset, length));
-            engine_access(ctx, warp, pc, cta, runs, (actor, number), false, true, "a bulk copy reads");
-            let id = *ctx.next_job;
-            ctx.own().races.jobs.insert(id, (actor, number));
-        }
-        JobKind::Remote { from, to, bytes, barrier, .. } => {
-            let (actor, phase) = phase_of(ctx, *barrier);
-            let cta = ctx.cta;
-            engine_access(
-                ctx,
-                warp,
-                pc,
-                cta,
-                std::iter::once((*from, *bytes)),
-                (actor, phase),
-                false,
-                true,
-                "a bulk copy reads",
-            );
-            engine_access(
-                ctx,
-                warp,
-                pc,
-                to.0,
-                std::iter::once((to.1, *bytes)),
-                (actor, phase),
-                true,
-                true,
-                "a bulk copy writes",
-            );
-            clock.done.push((actor, phase));
-        }
-        JobKind::Values { to, values, element, barrier, .. } => {
-            let (actor, phase) = phase_of(ctx, *barrier);
-            let bytes = values.len() as u32 * element;
-            let run = std::iter::once((to.1, bytes));
-            engine_access(
-                ctx,
-                warp,
-                pc,
-                to.0,
-                run,
-                (actor, phase),
-                true,
-                false,
-                "an asynchronous store writes",
-            );
-            clock.done.push((actor, phase));
-        }
-    }
-    clock
-}
-
-/// wgmma has been issued: what it reads must stay until the wait.
-pub fn wgmma_reads(ctx: &mut Context<'_>, warp: &Warp, pc: u32, id: u64, chunks: impl Iterator<Item = u32>) {
-    let (actor, number) = next_number(ctx, Engine::Wgmma(warp.index / 4));
-    let cta = ctx.cta;
-    let runs = chunks.map(|c| (c, 16));
-    engine_access(ctx, warp, pc, cta, runs, (actor, number), false, true, "wgmma reads");
-    ctx.own().races.jobs.insert(id, (actor, number));
-}
-
-/// The warp has waited for a job.
-pub fn job_waited(ctx: &mut Context<'_>, warp: &Warp, id: u64) {
-    if !active(ctx) {
-        return;
-    }
-    if let Some(&(actor, number)) = ctx.own().races.jobs.get(&id) {
-        let (mut clocks, _) = take_clocks(ctx, warp);
-        set(&mut clocks.all, actor, number);
-        put_clocks(ctx, warp, clocks);
     }
 }

@@ -1,0 +1,54 @@
+//! What calls fail with.
+
+/// What a call to the virtual GPU can fail with; the variants are those of a driver's error codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument is wrong (CUDA_ERROR_INVALID_VALUE); says which.
+    InvalidValue(String),
+    /// Device memory is exhausted (CUDA_ERROR_OUT_OF_MEMORY).
+    OutOfMemory,
+    /// More threads, registers or shared memory than the device has (CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES).
+    OutOfResources(String),
+    /// The cluster does not fit (CUDA_ERROR_INVALID_CLUSTER_SIZE).
+    InvalidCluster(String),
+    /// A cooperative launch with more CTAs than fit at once (CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE).
+    CooperativeTooLarge(String),
+    /// A kernel accessed memory outside its bounds (CUDA_ERROR_ILLEGAL_ADDRESS).
+    IllegalAddress,
+    /// A kernel's access was not aligned (CUDA_ERROR_MISALIGNED_ADDRESS).
+    MisalignedAddress,
+    /// A kernel executed an instruction with illegal operands (CUDA_ERROR_ILLEGAL_INSTRUCTION).
+    IllegalInstruction,
+    /// A kernel trapped (CUDA_ERROR_LAUNCH_FAILED).
+    LaunchFailed,
+    /// A kernel cannot come to an end: deadlock or the instruction limit (CUDA_ERROR_LAUNCH_TIMEOUT).
+    Timeout,
+    /// A stream that is being captured cannot do this (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED).
+    CaptureUnsupported(String),
+    /// Not ready yet (CUDA_ERROR_NOT_READY).
+    NotReady,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::InvalidValue(m) => write!(f, "invalid value: {m}"),
+            Error::OutOfMemory => write!(f, "out of memory"),
+            Error::OutOfResources(m) => write!(f, "too many resources requested for launch: {m}"),
+            Error::InvalidCluster(m) => write!(f, "invalid cluster size: {m}"),
+            Error::CooperativeTooLarge(m) => write!(f, "cooperative launch too large: {m}"),
+            Error::IllegalAddress => write!(f, "an illegal memory access was encountered"),
+            Error::MisalignedAddress => write!(f, "misaligned address"),
+            Error::IllegalInstruction => write!(f, "an illegal instruction was encountered"),
+            Error::LaunchFailed => write!(f, "unspecified launch failure"),
+            Error::Timeout => write!(f, "the launch cannot end"),
+            Error::CaptureUnsupported(m) => {
+                write!(f, "operation not permitted when stream is capturing: {m}")
+            }
+            Error::NotReady => write!(f, "not ready"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

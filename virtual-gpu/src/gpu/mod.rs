@@ -1,0 +1,254 @@
+//! The host's side: memory, modules, launches.
+
+mod error;
+mod launch;
+mod module;
+mod state;
+mod streams;
+
+pub use error::Error;
+pub use launch::Launch;
+pub use module::{Attributes, Function, Module};
+
+use crate::counters::KernelCounters;
+use crate::description::Description;
+use crate::exec::Random;
+use crate::findings::{Finding, Findings, Kind};
+use crate::memory::{BadAddress, GlobalMemory};
+use crate::options::Options;
+use crate::stream::Queues;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A virtual GPU. A cheap handle; clones share the device. Usable from several threads.
+#[derive(Clone)]
+pub struct Gpu {
+    state: Arc<Mutex<State>>,
+    description: Arc<Description>,
+}
+
+struct State {
+    memory: GlobalMemory,
+    findings: Findings,
+    options: Options,
+    counters: HashMap<String, KernelCounters>,
+    fault: Option<Error>,
+    launches: u64,
+    queues: Queues,
+    random: Random,
+    /// Virtual time in nanoseconds.
+    time: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while the lock was held leaves state that is still safe to read.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// A device with the default options.
+    pub fn new(description: Description) -> Self {
+        Self::with_options(description, Options::default())
+    }
+
+    /// A device with these options.
+    pub fn with_options(description: Description, options: Options) -> Self {
+        let state = State {
+            memory: GlobalMemory::default(),
+            findings: Findings::default(),
+            options,
+            counters: HashMap::new(),
+            fault: None,
+            launches: 0,
+            queues: Queues::default(),
+            random: Random(0x5eed),
+            time: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)), description: Arc::new(description) }
+    }
+
+    /// What device this is.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Current options.
+    pub fn options(&self) -> Options {
+        lock(&self.state).options
+    }
+
+    /// Sets the options of later launches.
+    pub fn set_options(&self, options: Options) {
+        lock(&self.state).options = options;
+    }
+
+    /// Allocates `bytes` of undefined device memory.
+    pub fn alloc(&self, bytes: u64) -> Result<u64, Error> {
+        let mut state = lock(&self.state);
+        if bytes == 0 {
+            return Err(Error::InvalidValue("allocation of 0 bytes".into()));
+        }
+        if state.memory.used().saturating_add(bytes) > self.description.memory_bytes {
+            return Err(Error::OutOfMemory);
+        }
+        Ok(state.memory.alloc(bytes, None, false))
+    }
+
+    /// Frees an allocation by its address.
+    pub fn free(&self, address: u64) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.flush(&self.description, None)?;
+        if address == 0 || state.memory.free(address) {
+            return Ok(());
+        }
+        Err(Error::InvalidValue(format!("{address:#x} is not the start of an allocation")))
+    }
+
+    /// Free and total bytes of device memory.
+    pub fn mem_info(&self) -> (u64, u64) {
+        let total = self.description.memory_bytes;
+        (total - lock(&self.state).memory.used().min(total), total)
+    }
+
+    fn bad(state: &State, what: &str, address: u64, len: u64, bad: BadAddress) -> Error {
+        let why = match bad {
+            BadAddress::Nowhere => "no allocation is there".to_string(),
+            BadAddress::Freed => "the allocation has been freed".to_string(),
+            BadAddress::Outside(size) => format!("the allocation has {size} bytes"),
+        };
+        Error::InvalidValue(format!("{what} of {len} bytes at {}: {why}", state.memory.describe(address)))
+    }
+
+    /// Writes host bytes to device memory.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), Error> {
+        self.settle("write")?;
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        match state.memory.range(address, data.len() as u64) {
+            Ok((a, at)) => {
+                a.bytes.whole().write(at, data);
+                Ok(())
+            }
+            Err(bad) => Err(Self::bad(&state, "write", address, data.len() as u64, bad)),
+        }
+    }
+
+    /// Waits for stream 0 and the blocking streams, then reads device memory. Undefined bytes are a finding.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
+        self.settle("read")?;
+        self.read_now(address, data)
+    }
+
+    /// Waits for the streams that synchronous calls wait for.
+    fn settle(&self, what: &str) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.capturing() {
+            return Err(Error::CaptureUnsupported(what.into()));
+        }
+        let blocking: Vec<u64> = state
+            .queues
+            .streams
+            .iter()
+            .filter(|(id, q)| **id == 0 || q.blocking)
+            .map(|(id, _)| *id)
+            .collect();
+        for stream in blocking {
+            state.flush(&self.description, Some(stream))?;
+        }
+        Ok(())
+    }
+
+    fn read_now(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let len = data.len() as u64;
+        let undefined = match state.memory.range(address, len) {
+            Ok((a, at)) => {
+                data.copy_from_slice(&a.bytes.whole().data[at..at + data.len()]);
+                a.bytes.whole().first_undefined(at, data.len()).map(|byte| byte - at)
+            }
+            Err(bad) => return Err(Self::bad(&state, "read", address, len, bad)),
+        };
+        if let Some(byte) = undefined
+            && state.options.checks == crate::options::Checks::All
+        {
+            let place = state.memory.describe(address + byte as u64);
+            state.host_finding(
+                Kind::Undefined,
+                format!("the host reads {len} bytes of which byte {byte} is undefined ({place})"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Sets `bytes` bytes to a value.
+    pub fn memset(&self, address: u64, value: u8, bytes: u64) -> Result<(), Error> {
+        self.settle("memset")?;
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        match state.memory.range(address, bytes) {
+            Ok((a, at)) => {
+                a.bytes.whole().fill(at, bytes as usize, value);
+                Ok(())
+            }
+            Err(bad) => Err(Self::bad(&state, "memset", address, bytes, bad)),
+        }
+    }
+
+    /// Copies device memory to device memory, undefined bytes included. The ranges may overlap.
+    pub fn copy(&self, to: u64, from: u64, bytes: u64) -> Result<(), Error> {
+        self.settle("copy")?;
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let result = state.memory.copy(to, from, bytes);
+        result.map_err(|bad| Self::bad(&state, "copy", to, bytes, bad))
+    }
+
+    /// Waits for all work. Returns the error of a kernel that failed, as often as it is asked.
+    pub fn synchronize(&self) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if state.queues.capturing() {
+            return Err(Error::CaptureUnsupported("synchronize".into()));
+        }
+        state.flush(&self.description, None)
+    }
+
+    /// All findings so far.
+    pub fn findings(&self) -> Vec<Finding> {
+        lock(&self.state).findings.list.clone()
+    }
+
+    /// Takes all findings and clears the error of a failed kernel: the device can be used again.
+    pub fn take_findings(&self) -> Vec<Finding> {
+        let mut state = lock(&self.state);
+        state.fault = None;
+        std::mem::take(&mut state.findings.list)
+    }
+
+    /// Counters of each kernel launched so far, by name.
+    pub fn counters(&self) -> Vec<KernelCounters> {
+        let state = lock(&self.state);
+        let mut all: Vec<KernelCounters> = state.counters.values().cloned().collect();
+        all.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+        all
+    }
+
+    /// Forgets all counters.
+    pub fn reset_counters(&self) {
+        lock(&self.state).counters.clear();
+    }
+}

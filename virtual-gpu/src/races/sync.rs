@@ -1,0 +1,96 @@
+//! What barriers and fences order.
+
+use super::clocks::{Clocks, Sync, join, set};
+use super::{Touch, active, put_clocks, shared, take_clocks};
+use crate::exec::Context;
+use crate::exec::memory::{Action, Reach, Shape};
+use crate::exec::warp::Warp;
+
+pub(super) fn bump(clocks: &mut Clocks, actor: usize) {
+    let next = clocks.all.get(actor).copied().unwrap_or(0) + 1;
+    set(&mut clocks.all, actor, next);
+}
+
+pub fn warp_sync(ctx: &mut Context<'_>, warp: &mut Warp, _mask: u32) {
+    if active(ctx) {
+        let (mut clocks, actor) = take_clocks(ctx, warp);
+        bump(&mut clocks, actor);
+        put_clocks(ctx, warp, clocks);
+    }
+}
+
+/// Adds what the warp did to a synchronisation object.
+fn arrive(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    object: impl for<'c> FnOnce(&'c mut Context<'_>) -> Option<&'c mut Sync>,
+) {
+    if !active(ctx) {
+        return;
+    }
+    let (mut clocks, actor) = take_clocks(ctx, warp);
+    if let Some(sync) = object(ctx) {
+        sync.gathering.join(&clocks);
+    }
+    bump(&mut clocks, actor);
+    put_clocks(ctx, warp, clocks);
+}
+
+fn leave(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    object: impl for<'c> FnOnce(&'c mut Context<'_>) -> Option<&'c mut Sync>,
+) {
+    if !active(ctx) {
+        return;
+    }
+    let (mut clocks, _) = take_clocks(ctx, warp);
+    if let Some(sync) = object(ctx) {
+        clocks.join(&sync.done);
+    }
+    put_clocks(ctx, warp, clocks);
+}
+
+pub fn barrier_arrive(ctx: &mut Context<'_>, warp: &mut Warp, id: usize) {
+    arrive(ctx, warp, |ctx| Some(&mut ctx.own().barriers[id].clock));
+}
+
+pub fn barrier_complete(ctx: &mut Context<'_>, id: usize) {
+    ctx.own().barriers[id].clock.complete();
+}
+
+pub fn barrier_leave(ctx: &mut Context<'_>, warp: &mut Warp, id: usize) {
+    leave(ctx, warp, |ctx| Some(&mut ctx.own().barriers[id].clock));
+}
+
+pub fn cluster_arrive(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
+    arrive(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
+}
+
+pub fn cluster_leave(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
+    leave(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
+}
+
+pub fn mbarrier_init(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, offset: u32) {
+    let reach = Reach { offsets: [offset as usize; 32], mask: 1, size: 8, shape: Shape::Uniform };
+    shared(ctx, warp, pc, cta, &reach, Touch { action: Action::Write, strong: false });
+}
+
+pub fn mbarrier_arrive(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {
+    arrive(ctx, warp, |ctx| ctx.ctas[cta].hopper.mbarriers.get_mut(&offset).map(|b| &mut b.clock));
+}
+
+pub fn mbarrier_wait(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {
+    leave(ctx, warp, |ctx| ctx.ctas[cta].hopper.mbarriers.get_mut(&offset).map(|b| &mut b.clock));
+}
+
+/// `fence.proxy.async` and `fence.mbarrier_init`: asynchronous engines may rely on what the warp knows now.
+pub fn proxy_fence(ctx: &mut Context<'_>, warp: &Warp, _init: bool) {
+    if active(ctx) {
+        let (mut clocks, actor) = take_clocks(ctx, warp);
+        let all = clocks.all.clone();
+        join(&mut clocks.proxied, &all);
+        bump(&mut clocks, actor);
+        put_clocks(ctx, warp, clocks);
+    }
+}
