@@ -109,6 +109,13 @@ pub struct Finding {
     pub fatal: bool,
 }
 
+/// A function's name as its author wrote it, without its parameters; names that are not mangled stay as they are.
+pub(crate) fn demangled(name: &str) -> String {
+    let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();
+    let symbol = cpp_demangle::Symbol::new(name).ok();
+    symbol.and_then(|symbol| symbol.demangle_with_options(&options).ok()).unwrap_or_else(|| name.to_string())
+}
+
 fn write_place(f: &mut std::fmt::Formatter<'_>, place: &Place, indent: &str) -> std::fmt::Result {
     write!(f, "{indent}at {}", place.opcode)?;
     match place.frames.first() {
@@ -128,7 +135,7 @@ impl std::fmt::Display for Finding {
         writeln!(f, "{}: {}", self.kind.name(), self.message)?;
         if !self.kernel.is_empty() {
             let [x, y, z] = self.cta;
-            write!(f, "  in {}, CTA ({x}, {y}, {z})", self.kernel)?;
+            write!(f, "  in {}, CTA ({x}, {y}, {z})", demangled(&self.kernel))?;
             if let Some(warp) = self.warp {
                 write!(f, ", warp {warp}")?;
             }
@@ -178,6 +185,24 @@ impl Findings {
                 f.fatal |= finding.fatal;
             }
             None => self.list.push(finding),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::demangled;
+
+    #[test]
+    fn names_are_shown_as_written() {
+        for (mangled, shown) in [
+            ("_Z8row_sumsILi1EEvPKfPfi", "row_sums<1>"),
+            ("_ZN3ptx10bulk_storeEPvPKvj", "ptx::bulk_store"),
+            ("plain_kernel", "plain_kernel"),
+            ("_Znonsense", "_Znonsense"),
+            ("", ""),
+        ] {
+            assert_eq!(demangled(mangled), shown);
         }
     }
 }

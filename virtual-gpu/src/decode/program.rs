@@ -519,7 +519,7 @@ pub struct Frame {
     pub line: u32,
     /// Column.
     pub column: u32,
-    /// Inlined function, mangled; empty for the kernel's own code.
+    /// Inlined function, without its parameters; empty for the kernel's own code.
     pub function: String,
 }
 

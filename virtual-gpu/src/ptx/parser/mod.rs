@@ -193,7 +193,8 @@ impl<'a> Parser<'a> {
             found.insert(label, bytes);
             for (label, bytes) in found {
                 let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
-                self.module.strings.insert(label, String::from_utf8_lossy(text).into_owned());
+                let name = String::from_utf8_lossy(text);
+                self.module.strings.insert(label, crate::findings::demangled(&name));
             }
         }
         Ok(())
