@@ -244,3 +244,54 @@ fn warp_specialised_product() {
         case.check(|out| assert_close(&out.get::<f32>(o), &want, 2e-5, 2e-5));
     }
 }
+
+/// -3 to 3 in a format of eight bits.
+fn eight_bits(value: i32, exponent_bits: u32) -> u8 {
+    let (mantissa_bits, bias) = (7 - exponent_bits, (1 << (exponent_bits - 1)) - 1);
+    let magnitude = match value.unsigned_abs() {
+        0 => 0,
+        m => (m.ilog2() + bias) << mantissa_bits | (m - (1 << m.ilog2())) << (mantissa_bits - m.ilog2()),
+    };
+    magnitude as u8 | if value < 0 { 0x80 } else { 0 }
+}
+
+#[test]
+fn wgmma_of_eight_bits_and_sums_in_f16() {
+    let whole = |seed, n: usize, m: u64| -> Vec<i32> {
+        random_u64(seed, n).into_iter().map(|v| (v % m) as i32 - m as i32 / 2).collect()
+    };
+    let exact = |v: &[i32]| -> Vec<f64> { v.iter().map(|v| f64::from(*v)).collect() };
+    let (a, b) = (whole(78, 64 * 32, 7), whole(79, 16 * 32, 7));
+    let want = product(&exact(&a), &exact(&b), 64, 16, 32);
+    for (kernel, of_a, of_b) in
+        [("wgmma_e4m3", 4, 4), ("wgmma_e5m2", 5, 5), ("wgmma_e4m3_e5m2", 4, 5), ("wgmma_e4m3_f16_sums", 4, 4)]
+    {
+        let narrow = |v: &[i32], bits| -> Vec<u8> { v.iter().map(|v| eight_bits(*v, bits)).collect() };
+        let mut case = Case::new("hopper_types", &HOPPER, kernel).grid(1).block(128);
+        let (x, y) = (case.input(&narrow(&a, of_a)), case.input(&narrow(&b, of_b)));
+        if kernel.ends_with("f16_sums") {
+            let o = case.output::<f16>(64 * 16);
+            case.buffers(&[x, y, o]);
+            case.check(|out| assert_eq!(wide(&out.get::<f16>(o)), want, "{kernel}"));
+        } else {
+            let o = case.output::<f32>(64 * 16);
+            case.buffers(&[x, y, o]);
+            case.check(|out| assert_eq!(wide(&out.get::<f32>(o)), want, "{kernel}"));
+        }
+    }
+    let narrow = |v: &[i32]| -> Vec<f16> { v.iter().map(|v| f16::from_f32(*v as f32)).collect() };
+    let (a, b) = (whole(80, 64 * 16, 9), whole(81, 16 * 16, 9));
+    let mut case = Case::new("hopper_types", &HOPPER, "wgmma_f16_sums").grid(1).block(128);
+    let (x, y, o) = (case.input(&narrow(&a)), case.input(&narrow(&b)), case.output::<f16>(64 * 16));
+    case.buffers(&[x, y, o]);
+    let want = product(&exact(&a), &exact(&b), 64, 16, 16);
+    case.check(|out| assert_eq!(wide(&out.get::<f16>(o)), want));
+
+    let (a, b) = (whole(82, 64 * 32, 256), whole(83, 16 * 32, 256));
+    let narrow = |v: &[i32]| -> Vec<i8> { v.iter().map(|v| *v as i8).collect() };
+    let mut case = Case::new("hopper_types", &HOPPER, "wgmma_s8").grid(1).block(128);
+    let (x, y, o) = (case.input(&narrow(&a)), case.input(&narrow(&b)), case.output::<i32>(64 * 16));
+    case.buffers(&[x, y, o]);
+    let want: Vec<f64> = product(&exact(&a), &exact(&b), 64, 16, 32).iter().map(|v| 2.0 * v).collect();
+    case.check(|out| assert_eq!(wide(&out.get::<i32>(o)), want));
+}
