@@ -250,7 +250,9 @@ pub fn execute(
                 return Flow::Stop;
             }
             warp.cluster_phase = Some(phase);
-            if !relaxed {
+            if *relaxed {
+                races::cluster_arrive_relaxed(ctx, warp, leader);
+            } else {
                 races::cluster_arrive(ctx, warp, leader);
             }
             ctx.ctas[leader].hopper.cluster.arrived += 1;

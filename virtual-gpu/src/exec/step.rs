@@ -331,6 +331,9 @@ fn rare(
         Op::Barrier(barrier) => super::barrier::named(ctx, warp, chosen, pc, barrier, active),
         Op::Fence { scope, .. } => {
             crate::races::fence(ctx, warp, *scope);
+            if *scope >= crate::decode::program::Scope::Cluster {
+                crate::races::cluster_fence(ctx, warp);
+            }
             Flow::Next
         }
         Op::IsSpace { p, a, space, .. } => {

@@ -94,6 +94,8 @@ pub struct Warp {
     pub copies: CopyGroups,
     pub bulk: super::bulk::BulkGroups,
     pub wgmma: super::wgmma::WgmmaState,
+    /// What the last fence of cluster scope or wider covers.
+    pub fenced: crate::races::Sync,
     /// Phase of the cluster barrier that the warp arrived in last.
     pub cluster_phase: Option<u64>,
     /// The last instruction, for reports at the end.

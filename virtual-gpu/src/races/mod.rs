@@ -13,8 +13,8 @@ mod sync;
 pub use clocks::{JobClock, Sync};
 pub use engines::{copy_done, copy_issued, job_issued, job_waited, wgmma_reads};
 pub use sync::{
-    barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_leave, mbarrier_arrive,
-    mbarrier_init, mbarrier_wait, proxy_fence, warp_sync,
+    barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_arrive_relaxed, cluster_fence,
+    cluster_leave, mbarrier_arrive, mbarrier_init, mbarrier_wait, proxy_fence, warp_sync,
 };
 
 pub use crate::global_races::{

@@ -67,6 +67,22 @@ pub fn cluster_arrive(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
     arrive(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
 }
 
+/// A fence of cluster scope or wider: a relaxed arrive after it publishes what came before the fence.
+pub fn cluster_fence(ctx: &mut Context<'_>, warp: &mut Warp) {
+    if active(ctx) {
+        let (mut clocks, actor) = take_clocks(ctx, warp);
+        warp.fenced.gathering = clocks.clone();
+        bump(&mut clocks, actor);
+        put_clocks(ctx, warp, clocks);
+    }
+}
+
+pub fn cluster_arrive_relaxed(ctx: &mut Context<'_>, warp: &Warp, leader: usize) {
+    if active(ctx) {
+        ctx.ctas[leader].hopper.cluster.clock.gathering.join(&warp.fenced.gathering);
+    }
+}
+
 pub fn cluster_leave(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
     leave(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
 }

@@ -87,3 +87,18 @@ fn a_limit_ends_a_launch_that_stores_for_ever() {
     let last = all.last().expect("a finding");
     assert_eq!((last.kind, last.fatal), (Kind::TimeLimit, true), "{last}");
 }
+
+#[test]
+fn a_relaxed_arrival_needs_a_fence() {
+    for (fence, clean) in [("fence.acq_rel.cluster;", true), ("", false)] {
+        let body = format!(
+            ".shared .b32 words[64];\nmov.u32 %r1, words;\nmad.lo.u32 %r2, %r0, 4, %r1;\nst.shared.u32 [%r2], \
+             %r0;\n{fence}\nbarrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;\nxor.b32 %r3, %r0, \
+             32;\nmad.lo.u32 %r2, %r3, 4, %r1;\nld.shared.u32 %r4, [%r2];"
+        );
+        let (gpu, function) = kernel("", &body, Options::default());
+        let all = findings(&gpu, &function, 1, 64);
+        assert_eq!(all.is_empty(), clean, "{fence}: {all:?}");
+        assert!(all.iter().all(|f| f.kind == Kind::SharedRace));
+    }
+}

@@ -93,6 +93,7 @@ fn barriers() -> Vec<Program> {
         "barrier.sync 15;",
         "barrier.cluster.arrive;\nbarrier.cluster.wait;",
         "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;",
+        "fence.acq_rel.cluster;\nbarrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;",
         "barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;\nbar.sync 0;",
     ]
     .iter()
