@@ -1,7 +1,7 @@
 //! The matrix product against the f64 reference: every tile edge, alignment, epilogue and layout.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::kernels::{Numerics, WgmmaTile, gemm_with_wgmma};
+use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, gemm_with_wgmma};
 use nanomoe::operations::{Activation, GemmParams, Operations, Residual};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
@@ -19,7 +19,7 @@ const UNTOUCHED: f32 = 12345.0;
 
 /// One product and how its tensors lie in memory.
 #[derive(Clone, Copy, Debug)]
-struct Case {
+pub struct Case {
     m: usize,
     n: usize,
     k: usize,
@@ -372,7 +372,7 @@ fn run_repeated(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
 }
 
 /// What breaks the Hopper tiles: tails of M, N and K of each, more tiles than CTAs take at once, every epilogue.
-fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
+pub fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
     let (block_m, block_n) = tile.shape();
     let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
     let shapes = [
@@ -402,13 +402,17 @@ fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
 }
 
 fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    let ops = device_operations(executor, Numerics::Fast)?;
+    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
+}
+
+/// A case by the Hopper kernel of this tile.
+pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
     let product = |p: GemmParams<Tensor<'_>, TensorMut<'_>>| {
         let raw = p.raw(ops.place())?;
         // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
         unsafe { gemm_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
     };
-    run_by(&ops, dtype, case, &product)
+    run_by(ops, dtype, case, &product)
 }
 
 /// Every trial of `gemm`.

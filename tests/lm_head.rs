@@ -1,7 +1,7 @@
 //! Logits, argmax and cross-entropy against the f64 reference.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::kernels::{Numerics, WgmmaTile, lm_head_with_wgmma};
+use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, lm_head_with_wgmma};
 use nanomoe::operations::{CrossEntropy, LmHeadParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
@@ -25,7 +25,7 @@ struct Wanted {
 const ALL: Wanted = Wanted { logits: true, argmax: true, loss: true };
 
 /// A product and its inputs.
-struct Case {
+pub struct Case {
     x: Vec<f32>,
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
@@ -159,7 +159,7 @@ impl Case {
 }
 
 /// A named case and how to make it.
-type Making = (&'static str, fn(DType) -> Case);
+pub type Making = (&'static str, fn(DType) -> Case);
 
 const CASES: &[Making] = &[
     ("1x1x1", |dtype| Case::random(dtype, 1, 1, 1)),
@@ -192,7 +192,7 @@ const CASES: &[Making] = &[
 ];
 
 /// What breaks the Hopper tiles.
-const WGMMA_CASES: &[Making] = &[
+pub const WGMMA_CASES: &[Making] = &[
     ("1x1x8", |dtype| Case::random(dtype, 1, 1, 8)),
     ("64x128x64", |dtype| Case::random(dtype, 64, 128, 64)),
     ("65x255x72", |dtype| Case::random(dtype, 65, 255, 72)), // tails of everything, pairs of logits unaligned
@@ -211,13 +211,17 @@ const WGMMA_CASES: &[Making] = &[
 ];
 
 fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    let ops = device_operations(executor, Numerics::Fast)?;
+    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
+}
+
+/// A case by the Hopper kernel of this tile.
+pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
     let product = |p: LmHeadParams<Tensor<'_>, TensorMut<'_>>| {
         let raw = p.raw(ops.place())?;
         // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
         unsafe { lm_head_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
     };
-    case.check_by(&ops, dtype, &product)
+    case.check_by(ops, dtype, &product)
 }
 
 /// Logits that a table gives: x is a unit vector, so that row r of weight is logit r to the last bit.

@@ -10,6 +10,7 @@ mod config;
 mod embedding;
 mod gemm;
 mod generate;
+mod hopper;
 mod layer_norm;
 mod lm_head;
 mod mlp;
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
         config::trials(),
         embedding::trials(common::executors()),
         gemm::trials(),
+        hopper::trials(),
         generate::trials(),
         layer_norm::trials(common::executors()),
         lm_head::trials(),

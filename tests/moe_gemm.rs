@@ -1,7 +1,7 @@
 //! The grouped matrix product against the f64 reference: every way in which rows can be spread over experts.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::kernels::{Numerics, WgmmaTile, moe_gemm_with_wgmma};
+use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, moe_gemm_with_wgmma};
 use nanomoe::operations::{Activation, MoeGemmParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
@@ -15,7 +15,7 @@ use crate::gemm::{DTYPES, activate, tile_name, wide};
 const UNTOUCHED: f32 = 12345.0;
 
 #[derive(Clone)]
-struct Case {
+pub struct Case {
     name: &'static str,
     /// Rows of each expert.
     loads: Vec<usize>,
@@ -37,13 +37,17 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
 }
 
 fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    let ops = device_operations(executor, Numerics::Fast)?;
+    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
+}
+
+/// A case by the Hopper kernel of this tile.
+pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
     let product = |p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>| {
         let raw = p.raw(ops.place())?;
         // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
         unsafe { moe_gemm_with_wgmma(ops.kernels(), &raw, tile, ops.stream()) }
     };
-    run_by(&ops, dtype, case, &product)
+    run_by(ops, dtype, case, &product)
 }
 
 fn run_by(ops: &dyn Operations, dtype: DType, case: Case, product: Product<'_>) -> Result<(), Failed> {
@@ -131,7 +135,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// What breaks the Hopper tiles.
-fn wgmma_cases() -> Vec<Case> {
+pub fn wgmma_cases() -> Vec<Case> {
     let case = |name, loads: &[usize]| Case {
         name,
         loads: loads.to_vec(),
