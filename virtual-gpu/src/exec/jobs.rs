@@ -19,8 +19,9 @@ pub struct Job {
     pub warp: u32,
     pub lane: u32,
     pub kind: JobKind,
-    /// Stores: the source's bytes, once read.
-    pub data: Option<Vec<u8>>,
+    /// Stores: the source's bytes, once read. Whether they are defined was read with them: the CTA may end before they
+    /// are written.
+    pub data: Option<crate::memory::Bytes>,
     pub clock: races::JobClock,
 }
 
@@ -76,9 +77,11 @@ pub(super) fn read_source(ctas: &[Cta], job: &mut Job) {
     {
         let shared = &ctas[job.cta].shared;
         let total = runs.iter().map(|r| r.2 as usize).sum();
-        let mut data = Vec::with_capacity(total);
+        let mut data = crate::memory::Bytes::new(total);
+        let mut at = 0;
         for &(_, offset, length) in runs {
-            data.extend_from_slice(&shared.data[offset as usize..(offset + length) as usize]);
+            data.copy_from(at, shared, offset as usize, length as usize);
+            at += length as usize;
         }
         job.data = Some(data);
     }
@@ -124,9 +127,10 @@ pub fn perform(memory: &mut GlobalMemory, ctas: &mut [Cta], job: &mut Job) {
             read_source(ctas, job);
             let (JobKind::Store { runs, reduction }, Some(data)) = (&job.kind, &job.data) else { return };
             let mut from = 0usize;
-            for &(global, offset, length) in runs {
-                let part = &data[from..from + length as usize];
+            for &(global, _, length) in runs {
+                let begin = from;
                 from += length as usize;
+                let part = &data.data[begin..from];
                 let Some(Ok((a, at))) = global.map(|g| memory.range(g, u64::from(length))) else { continue };
                 match reduction {
                     Some(reduction) if a.bytes.is_view() => {
@@ -138,12 +142,8 @@ pub fn perform(memory: &mut GlobalMemory, ctas: &mut [Cta], job: &mut Job) {
                     }
                     Some(reduction) => reduce(a.bytes.whole(), at, part, *reduction),
                     None => {
-                        let shared = &ctas[job.cta].shared;
-                        if shared.first_undefined(offset as usize, length as usize).is_some() {
-                            let mut copy = crate::memory::Bytes::new(part.len());
-                            copy.copy_from(0, shared, offset as usize, part.len());
-                            copy.data.copy_from_slice(part);
-                            a.bytes.copy_from(at, &copy, 0, part.len());
+                        if data.first_undefined(begin, part.len()).is_some() {
+                            a.bytes.copy_from(at, data, begin, part.len());
                         } else {
                             a.bytes.write(at, part);
                         }
