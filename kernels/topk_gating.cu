@@ -212,10 +212,10 @@ __device__ __forceinline__ void keep_best_groups(
             if (smem.group_keys[group] > best_key) best_key = smem.group_keys[best_group = group];
         }
         const int chosen = warp_arg_max(best_key, best_group);
-        __syncwarp();  // every lane has read the keys: a redux orders no memory
-        if (lane_idx == 0) smem.group_keys[chosen] = 0;
-        __syncwarp();
+        // The lane that reads this key in every round: none other has to wait
+        if (chosen % kWarpSize == lane_idx) smem.group_keys[chosen] = 0;
     }
+    __syncwarp();
 #pragma unroll
     for (int i = 0; i < kLaneExperts; ++i) {
         const int expert = i * kWarpSize + lane_idx;
@@ -401,12 +401,12 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     }
 }
 
-// Up to 32, 256 and 1024 experts.
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize)
+// Up to 32, 256 and 1024 experts. Eight blocks an SM leave 64 registers a thread, which is what the first two need.
+extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 8)
     topk_gating_32(const __grid_constant__ TopkGatingParams p) {
     topk_gating<1>(p);
 }
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize)
+extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 8)
     topk_gating_256(const __grid_constant__ TopkGatingParams p) {
     topk_gating<8>(p);
 }

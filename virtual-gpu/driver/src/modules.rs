@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use crate::{code, fatbin, finish, objects, put};
 
-/// Loads a module from PTX text or a fatbin with uncompressed PTX.
+/// Loads a module from PTX text or a fatbin with PTX.
 ///
 /// # Safety
 /// `module` is null or points to a writable pointer; `image` is zero-terminated PTX or a whole fatbin.
@@ -21,7 +21,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *cons
             let size = fatbin::size(header).ok_or(code::INVALID_VALUE)?;
             // SAFETY: the header says how long the fatbin is, and the caller vouches for it.
             let bytes = unsafe { std::slice::from_raw_parts(image.cast::<u8>(), size) };
-            fatbin::ptx(bytes, 10 * major + minor).ok_or(code::NO_BINARY_FOR_GPU)?.to_owned()
+            fatbin::ptx(bytes, 10 * major + minor).ok_or(code::NO_BINARY_FOR_GPU)?
         } else {
             // SAFETY: by contract zero-terminated text.
             let text = unsafe { CStr::from_ptr(image.cast()) };
