@@ -1,5 +1,6 @@
 //! Arguments as typed become options once, here; each command is a function of its options.
 
+mod bench;
 mod generate;
 mod info;
 mod kernels;
@@ -43,6 +44,8 @@ enum Command {
     Info(ModelArgs),
     /// The compiled kernels and what they need
     Kernels(KernelsArgs),
+    /// How long the kernels take, and how that compares
+    Bench(BenchArgs),
 }
 
 /// What every command that runs a model takes.
@@ -167,6 +170,36 @@ struct KernelsArgs {
     check: bool,
 }
 
+#[derive(Args)]
+struct BenchArgs {
+    /// gemm, attention, layer_norm, topk_gating, moe_dispatch, moe_gemm, moe_layer, lm_head [default: all]
+    op: Option<String>,
+    /// Sizes in the operation's order, and after a colon what is fused: 1024x768x768:residual; again for more
+    #[arg(long, value_name = "SHAPE")]
+    shape: Vec<String>,
+    /// cuda, or virtual: small shapes, answers checked, nothing timed [default: cuda]
+    #[arg(long)]
+    device: Option<DeviceName>,
+    /// File for everything measured, written anew after each line
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Folder for roofline.svg, or with --compare bars.svg
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+    /// Table of ratios from files of ours and of benches/peers.py; exit code 1 where a gate is missed
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["op", "shape", "json"])]
+    compare: Vec<PathBuf>,
+    /// Leave out what the --json file has already
+    #[arg(long, requires = "json")]
+    resume: bool,
+    /// Begin no line after this; exit code 3 where lines are left
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
+    /// Print the shapes of the tables as JSON, a line each
+    #[arg(long)]
+    list: bool,
+}
+
 impl From<DTypeName> for DType {
     fn from(name: DTypeName) -> Self {
         match name {
@@ -186,7 +219,7 @@ impl From<MoeName> for MoeMode {
     }
 }
 
-/// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly.
+/// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly, 3 out of the time allowed.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
@@ -196,10 +229,12 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::FAILURE,
+        Err(Failure::OutOfTime) => ExitCode::from(3),
         Err(Failure::Error(error)) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())

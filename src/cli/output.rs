@@ -12,6 +12,8 @@ pub enum Failure {
     Error(Error),
     /// The command found what it was to look for, and has said so: exit code 1.
     Found,
+    /// The time allowed is over, and has been said so: exit code 3.
+    OutOfTime,
     /// Nobody reads standard output any more: no reason to complain.
     ClosedPipe,
 }

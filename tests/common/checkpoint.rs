@@ -27,12 +27,12 @@ impl Drop for Scratch {
 
 /// The folder of the golden data called `name`.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    super::golden_dir(name)
 }
 
 /// The folder of the default model.
 pub fn default_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("model")
+    super::repository("model")
 }
 
 /// One tensor as the file has it.

@@ -82,9 +82,11 @@ pub fn download_i32(ops: &dyn Operations, buffer: &Buffer) -> Vec<i32> {
     values
 }
 
-/// A file or folder of the repository.
+/// A file or folder of the repository: where cargo says it is when the tests run (tools/gpu-bundle moves them), else
+/// where they were built.
 pub fn repository(path: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    std::path::Path::new(&root).join(path)
 }
 
 /// A golden folder by its name.

@@ -1,0 +1,296 @@
+//! `nanomoe bench`: how long the kernels take, beside the ceilings of the same run and the portable kernels.
+
+mod attention;
+mod cases;
+mod compare;
+mod data;
+mod measure;
+mod moe;
+mod svg;
+mod work;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nanomoe::device::Device;
+use nanomoe::device::cuda::CudaDevice;
+use nanomoe::device::virtual_gpu::VirtualDevice;
+use nanomoe::kernels::{DeviceOperations, Numerics, compiled};
+use nanomoe::operations::Operations;
+use nanomoe::{Error, Result};
+use serde_json::{Value, json};
+
+use super::output::{Done, Failure, write_whole};
+use super::{BenchArgs, DeviceName};
+use cases::{Case, OPS};
+use measure::{Clock, L2_RESIDENT_BYTES};
+
+/// What files of measurements call their format.
+const SCHEMA: &str = "nanomoe-bench-1";
+/// A check's error is a part of what is allowed.
+const ALLOWED: f64 = 1.0;
+
+pub fn run(args: &BenchArgs) -> Done {
+    if args.list {
+        return list();
+    }
+    if !args.compare.is_empty() {
+        return compare(args);
+    }
+    let cases = chosen(args)?;
+    match args.device.unwrap_or(DeviceName::Cuda) {
+        DeviceName::Cuda => measure(args, &cases),
+        DeviceName::Virtual => check_only(&cases),
+        DeviceName::Cpu => {
+            Err(Error::Usage("nanomoe bench measures kernels: --device cuda or virtual".to_owned()).into())
+        }
+    }
+}
+
+/// Every case, one a line, as JSON: what benches/peers.py measures the peers on.
+fn list() -> Done {
+    let mut out = std::io::stdout().lock();
+    for case in cases::all() {
+        let row = case.row.checked_sub(1).map_or("", |row| cases::ROWS[row].what);
+        let line = json!({
+            "op": case.op, "shape": case.shape(), "variant": case.variant, "dims": case.dims, "row": case.row, "what": row,
+        });
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn compare(args: &BenchArgs) -> Done {
+    let (table, missed) = compare::table(&args.compare)?;
+    if let Some(dir) = &args.svg {
+        let (ratios, _) = compare::ratios(&args.compare)?;
+        write_drawing(dir, "bars.svg", &svg::bars(&ratios))?;
+    }
+    write!(std::io::stdout().lock(), "{table}")?;
+    if missed { Err(Failure::Found) } else { Ok(()) }
+}
+
+fn write_drawing(dir: &Path, name: &str, text: &str) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|error| Error::io(dir, error))?;
+    write_whole(&dir.join(name), text.as_bytes())
+}
+
+/// The cases that the command line names; on the virtual GPU the small ones unless shapes are named.
+fn chosen(args: &BenchArgs) -> Result<Vec<Case>> {
+    let named = args.op.as_deref().unwrap_or("all");
+    let ops: Vec<&cases::Op> = OPS.iter().filter(|op| named == "all" || op.name == named).collect();
+    let [op, ..] = ops[..] else {
+        let known: Vec<&str> = OPS.iter().map(|op| op.name).collect();
+        return Err(Error::Usage(format!("there is no benchmark of `{named}`: all, {}", known.join(", "))));
+    };
+    if !args.shape.is_empty() {
+        if ops.len() > 1 {
+            return Err(Error::Usage("--shape needs an operation: nanomoe bench OP --shape …".to_owned()));
+        }
+        return args.shape.iter().map(|shape| Case::parse(op, shape)).collect();
+    }
+    if args.device == Some(DeviceName::Virtual) {
+        return Ok(ops.into_iter().flat_map(cases::small).collect());
+    }
+    Ok(cases::all().into_iter().filter(|case| ops.iter().any(|op| op.name == case.op)).collect())
+}
+
+/// The answers alone: the virtual GPU has no notion of time.
+fn check_only(cases: &[Case]) -> Done {
+    let ops = DeviceOperations::new(Arc::new(VirtualDevice::new()))?;
+    let mut out = std::io::stdout().lock();
+    let mut wrong = false;
+    for case in cases {
+        let mut work = work::prepare(&ops, case)?;
+        work.launch(&ops)?;
+        ops.synchronize()?;
+        let error = work.check(&ops)?;
+        let right = error <= ALLOWED;
+        wrong |= !right;
+        let verdict = if right { "right" } else { "WRONG" };
+        writeln!(
+            out,
+            "{}: {verdict}, error {error:.3} of what is allowed; not timed on the virtual GPU",
+            case.name()
+        )?;
+    }
+    if wrong { Err(Failure::Found) } else { Ok(()) }
+}
+
+/// Two sets of kernels on one GPU: the fastest for each shape, and the portable ones as the baseline.
+struct Bench {
+    ops: DeviceOperations,
+    portable: DeviceOperations,
+    clock: Clock,
+    tflops: f64,
+    gb_per_s: f64,
+}
+
+fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
+    let started = Instant::now();
+    let device: Arc<dyn Device> = Arc::new(CudaDevice::new(0)?);
+    let ops = DeviceOperations::new(device.clone())?;
+    let portable = DeviceOperations::with_numerics(device, Numerics::BatchInvariant)?;
+    ops.kernels().load_all()?;
+    portable.kernels().load_all()?;
+    let clock = Clock::new(&ops)?;
+    let (tflops, gb_per_s) = (clock.gemm_ceiling(&ops)?, clock.copy_ceiling(&ops)?);
+    let bench = Bench { ops, portable, clock, tflops, gb_per_s };
+    let mut file = match &args.json {
+        Some(path) if args.resume && path.is_file() => compare::read(path)?,
+        _ => json!({ "schema": SCHEMA, "source": "nanomoe", "lines": [] }),
+    };
+    file["machine"] = machine(&bench.ops)?;
+    file["ceilings"] = json!({ "tflops": tflops, "gb_per_s": gb_per_s });
+    let mut out = std::io::stdout().lock();
+    for (name, value) in file["machine"].as_object().into_iter().flatten() {
+        writeln!(out, "{name}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
+    }
+    writeln!(out, "ceilings: {tflops:.1} TFLOP/s (8192x8192x8192), {gb_per_s:.0} GB/s (copy of 2 GiB)")?;
+    let width = cases.iter().map(|case| case.name().len()).max().unwrap_or(4);
+    writeln!(
+        out,
+        "{:width$}  {:>10}  {:>19}  {:>9}  {:>8}  {:>8}  {:>5}  {:>8}",
+        "case", "us", "spread", "warm us", "TFLOP/s", "GB/s", "%", "baseline"
+    )?;
+    let mut wrong = false;
+    for case in cases {
+        let is_case = |line: &Value| {
+            line["op"] == case.op && line["shape"] == case.shape().as_str() && line["variant"] == case.variant
+        };
+        let known = |file: &Value| file["lines"].as_array().is_some_and(|lines| lines.iter().any(is_case));
+        if args.resume && known(&file) {
+            continue;
+        }
+        if args.time_limit.is_some_and(|limit| started.elapsed() >= Duration::from_secs(limit)) {
+            eprintln!("stopped after {} s: run it again with --resume", started.elapsed().as_secs());
+            return Err(Failure::OutOfTime);
+        }
+        // One bad case does not take the others with it.
+        let line = bench.line(case).unwrap_or_else(|error| not_measured(case, &error.to_string()));
+        wrong |= line["us"].is_null();
+        writeln!(out, "{}", row(case, &line, width))?;
+        if let Some(lines) = file["lines"].as_array_mut() {
+            lines.push(line);
+        }
+        if let Some(path) = &args.json {
+            write_whole(path, format!("{file:#}\n").as_bytes())?;
+        }
+    }
+    if let (Some(dir), Some(drawing)) = (&args.svg, svg::roofline(&file)) {
+        write_drawing(dir, "roofline.svg", &drawing)?;
+    }
+    if wrong { Err(Failure::Found) } else { Ok(()) }
+}
+
+fn not_measured(case: &Case, reason: &str) -> Value {
+    json!({
+        "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row, "call": "nanomoe",
+        "us": null, "reason": reason,
+    })
+}
+
+/// A line of the printed table.
+fn row(case: &Case, line: &Value, width: usize) -> String {
+    let number = |key: &str| line[key].as_f64();
+    let Some(us) = number("us") else {
+        return format!("{:width$}  not measured: {}", case.name(), line["reason"].as_str().unwrap_or(""));
+    };
+    let shown = |key: &str, decimals: usize| {
+        number(key).map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+    };
+    let spread = format!("{}..{}", shown("us_low", 2), shown("us_high", 2));
+    format!(
+        "{:width$}  {us:10.2}  {spread:>19}  {:>9}  {:>8}  {:>8}  {:>5}  {:>7}x",
+        case.name(),
+        shown("warm_us", 2),
+        shown("tflops", 1),
+        shown("gb_per_s", 0),
+        shown("percent_of_ceiling", 1),
+        shown("times_baseline", 2),
+    )
+}
+
+impl Bench {
+    /// Checks and times one case. A wrong answer has no time.
+    fn line(&self, case: &Case) -> Result<Value> {
+        let (free, _) = self.ops.memory()?;
+        let needed = work::memory(case);
+        if needed > free {
+            return Ok(not_measured(
+                case,
+                &format!("needs {needed} bytes of device memory, {free} are free"),
+            ));
+        }
+        let mut work = work::prepare(&self.ops, case)?;
+        work.launch(&self.portable)?;
+        self.portable.synchronize()?;
+        let baseline_error = work.check(&self.portable)?;
+        let baseline = (baseline_error <= ALLOWED)
+            .then(|| self.clock.cold(&self.portable, work.as_mut()))
+            .transpose()?
+            .map(|times| times.median());
+        self.portable.synchronize()?;
+        // Fresh results, so that what the baseline wrote cannot pass for ours.
+        drop(work);
+        let mut work = work::prepare(&self.ops, case)?;
+        work.launch(&self.ops)?;
+        self.ops.synchronize()?;
+        let error = work.check(&self.ops)?;
+        if error.is_nan() || error > ALLOWED {
+            return Ok(not_measured(
+                case,
+                &format!("the answer is wrong: error {error:.3} of what is allowed"),
+            ));
+        }
+        let times = self.clock.cold(&self.ops, work.as_mut())?;
+        let (us, flops, bytes) = (times.median(), work.flops(), work.bytes());
+        let warm =
+            (bytes < L2_RESIDENT_BYTES).then(|| self.clock.warm(&self.ops, work.as_mut())).transpose()?;
+        let floor = (flops / self.tflops * 1e-6).max(bytes / self.gb_per_s * 1e-3);
+        Ok(json!({
+            "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row, "call": "nanomoe",
+            "dtype": work::DTYPE.name(), "us": us, "us_low": times.quantile(0.1), "us_high": times.quantile(0.9),
+            "samples": times.count(), "warm_us": warm.map(|times| times.median()), "flops": flops, "bytes": bytes,
+            "tflops": flops / us * 1e-6, "gb_per_s": bytes / us * 1e-3, "percent_of_ceiling": 100.0 * floor / us,
+            "baseline_us": baseline, "times_baseline": baseline.map(|baseline| baseline / us), "error": error,
+        }))
+    }
+}
+
+/// What is measured on, and what is measured.
+fn machine(ops: &DeviceOperations) -> Result<Value> {
+    let properties = ops.kernels().device().properties();
+    let (major, minor) = properties.compute_capability;
+    let ask = |query: &str| {
+        let output = Command::new("nvidia-smi")
+            .args(["--id=0", &format!("--query-gpu={query}"), "--format=csv,noheader"])
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let unknown = || "unknown".to_owned();
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    Ok(json!({
+        "device": properties.name, "compute_capability": format!("{major}.{minor}"), "sms": properties.num_sms,
+        "driver": ask("driver_version").unwrap_or_else(unknown),
+        "clocks": ask("clocks.sm,clocks.max.sm,clocks.mem").unwrap_or_else(unknown),
+        "nvcc": compiled::compiler_version()?, "commit": commit().unwrap_or_else(unknown), "unix_time": seconds,
+    }))
+}
+
+/// The commit in the file beside the program (tools/gpu-bundle), else of the folder it is run in.
+fn commit() -> Option<String> {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| std::fs::read_to_string(exe.with_file_name("commit")).ok());
+    let asked = || {
+        let output = Command::new("git").args(["rev-parse", "HEAD"]).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    beside.or_else(asked).map(|text| text.trim().to_owned())
+}
