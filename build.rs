@@ -3,6 +3,8 @@
 
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/opcodes.rs"]
+mod opcodes;
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write as _;
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(env("OUT_DIR"));
-    for path in ["build.rs", "build/nvcc.rs", "build/cuda-toolchain.txt", "kernels"] {
+    for path in ["build.rs", "build/nvcc.rs", "build/opcodes.rs", "build/cuda-toolchain.txt", "kernels"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=DOCS_RS");
@@ -241,7 +243,11 @@ fn table(nvcc: &Nvcc, sources: &[Source], compiled: &[Compiled]) -> String {
             file("kernel.fatbin.z"),
             file("kernel.ptx.z"),
         );
-        for kernel in resources(&compiled.log) {
+        let opcodes = |kernel: &str, arch: &str| {
+            let cubin = fs::read(compiled.folder.join(format!("{}.{arch}.cubin", source.name))).ok()?;
+            opcodes::count(&cubin)?.into_iter().find(|(name, _)| name == kernel).map(|(_, opcodes)| opcodes)
+        };
+        for kernel in resources(&compiled.log, &opcodes) {
             let _ = writeln!(text, "{kernel},");
         }
         text += "] },\n";
@@ -250,7 +256,8 @@ fn table(nvcc: &Nvcc, sources: &[Source], compiled: &[Compiled]) -> String {
 }
 
 /// Reads `ptxas -v`: an entry function and its target, then its stack and spills, then its registers and memory.
-fn resources(log: &str) -> Vec<String> {
+/// `opcodes` counts instructions by kernel and target.
+fn resources(log: &str, opcodes: &dyn Fn(&str, &str) -> Option<opcodes::Opcodes>) -> Vec<String> {
     let mut kernels = Vec::new();
     let (mut entry, mut spills) = (None, (0, 0, 0));
     for line in log.lines() {
@@ -272,12 +279,13 @@ fn resources(log: &str) -> Vec<String> {
             };
             kernels.push(format!(
                 "CompiledKernel {{ name: {name:?}, arch: {target:?}, registers: {}, shared_bytes: {}, stack_bytes: {}, \
-                 spill_store_bytes: {}, spill_load_bytes: {} }}",
+                 spill_store_bytes: {}, spill_load_bytes: {}, opcodes: {:?} }}",
                 before("registers"),
                 before("bytes smem"),
                 spills.0,
                 spills.1,
-                spills.2
+                spills.2,
+                opcodes(name, target)
             ));
             entry = None;
         }

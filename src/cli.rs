@@ -165,7 +165,7 @@ struct VerifyArgs {
 
 #[derive(Args)]
 struct KernelsArgs {
-    /// Fail where a kernel spills registers or ptxas serialised wgmma
+    /// Fail where a kernel spills, uses local memory, or lacks wgmma or TMA, or where ptxas serialised wgmma
     #[arg(long)]
     check: bool,
 }

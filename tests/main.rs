@@ -4,6 +4,7 @@
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
 mod attention;
+mod bench;
 mod cli;
 mod common;
 mod config;
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
         attention::trials(common::executors()),
+        bench::trials(),
         cli::trials(),
         config::trials(),
         embedding::trials(common::executors()),

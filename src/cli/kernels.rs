@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use nanomoe::kernels::compiled::{self, CompiledModule, Target};
+use nanomoe::kernels::compiled::{self, CompiledKernel, CompiledModule, Target};
 
 use super::KernelsArgs;
 use super::output::{Done, Failure};
@@ -33,6 +33,7 @@ pub fn run(args: &KernelsArgs) -> Done {
                     kernel.name, kernel.arch, kernel.spill_store_bytes, kernel.spill_load_bytes
                 ));
             }
+            findings.extend(instruction_findings(module, kernel));
         }
         findings.extend(module.warnings.iter().map(|warning| format!("{}.cu: {warning}", module.name)));
     }
@@ -43,11 +44,30 @@ pub fn run(args: &KernelsArgs) -> Done {
         eprintln!("{finding}");
     }
     if findings.is_empty() {
-        writeln!(out, "no spills, no C75xx warnings")?;
+        writeln!(out, "no spills, no local memory, no C75xx warnings; wgmma and TMA in every Hopper kernel")?;
         Ok(())
     } else {
         Err(Failure::Found)
     }
+}
+
+/// What the machine code of a kernel has that it should not, or lacks. Split-K and the vocabulary kernels leave sums and
+/// partial results, which threads store; the others store tiles by the copy engine.
+fn instruction_findings(module: &CompiledModule, kernel: &CompiledKernel) -> Vec<String> {
+    let name = format!("{} ({})", kernel.name, kernel.arch);
+    let Some(opcodes) = kernel.opcodes else { return vec![format!("{name}: its machine code was not read")] };
+    let mut findings = Vec::new();
+    if opcodes.local > 0 {
+        findings.push(format!("{name}: {} loads and stores of local memory", opcodes.local));
+    }
+    if module.target == Target::Sm90a {
+        let stores_tiles = !kernel.name.contains("split") && !kernel.name.contains("lm_head");
+        let wanted = [("HGMMA", opcodes.hgmma, true), ("UTMALDG", opcodes.utmaldg, true)];
+        let wanted = wanted.into_iter().chain([("UTMASTG", opcodes.utmastg, stores_tiles)]);
+        let missing = wanted.filter(|&(_, count, needed)| needed && count == 0);
+        findings.extend(missing.map(|(instruction, ..)| format!("{name}: no {instruction}")));
+    }
+    findings
 }
 
 fn target_name(module: &CompiledModule, arch: &str) -> String {

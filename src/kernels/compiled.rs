@@ -45,6 +45,21 @@ pub struct CompiledKernel {
     pub spill_store_bytes: u32,
     /// Bytes of spilled registers read back.
     pub spill_load_bytes: u32,
+    /// Instructions of its machine code; `None` where the compiler left no cubin to count them in.
+    pub opcodes: Option<Opcodes>,
+}
+
+/// How often a kernel's machine code holds some instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opcodes {
+    /// Matrix products of a warpgroup.
+    pub hgmma: u32,
+    /// Loads by the copy engine.
+    pub utmaldg: u32,
+    /// Stores by the copy engine.
+    pub utmastg: u32,
+    /// Loads and stores of local memory: LDL, STL.
+    pub local: u32,
 }
 
 include!(concat!(env!("OUT_DIR"), "/compiled_kernels.rs"));

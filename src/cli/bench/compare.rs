@@ -33,6 +33,14 @@ pub struct Ratio {
     pub overlaps: bool,
 }
 
+/// A share of the ceiling of the same run, in percent, and what is wanted of it.
+pub struct Share {
+    pub case: Case,
+    pub percent: f64,
+    pub gate: f64,
+    pub goal: f64,
+}
+
 impl Ratio {
     /// `missed`, `gate`, `goal`, or nothing where nothing is wanted.
     pub fn verdict(&self) -> &'static str {
@@ -97,11 +105,10 @@ fn lines(paths: &[PathBuf]) -> Result<Lines> {
     Ok(lines)
 }
 
-/// Every ratio that the files allow, in the order of the tables; then every percent that is wanted: (case, percent,
-/// gate, goal).
-pub fn ratios(paths: &[PathBuf]) -> Result<(Vec<Ratio>, Vec<(Case, f64, f64, f64)>)> {
+/// Every ratio that the files allow, and every share of which something is wanted, in the order of the tables.
+pub fn ratios(paths: &[PathBuf]) -> Result<(Vec<Ratio>, Vec<Share>)> {
     let lines = lines(paths)?;
-    let (mut ratios, mut percents) = (Vec::new(), Vec::new());
+    let (mut ratios, mut shares) = (Vec::new(), Vec::new());
     for case in cases_of(&lines) {
         let found = &lines[&key(&case)];
         let Some(ours) = found.iter().find(|line| line.call == "nanomoe") else { continue };
@@ -109,7 +116,8 @@ pub fn ratios(paths: &[PathBuf]) -> Result<(Vec<Ratio>, Vec<(Case, f64, f64, f64
         if let (Some(row), Some(percent)) = (row, ours.percent)
             && row.percent.1 > 0.0
         {
-            percents.push((case.clone(), percent, row.percent.0, row.percent.1));
+            let (gate, goal) = row.percent;
+            shares.push(Share { case: case.clone(), percent, gate, goal });
         }
         for peer in found.iter().filter(|line| line.call != "nanomoe") {
             let wanted = row.and_then(|row| row.peers.iter().find(|(name, ..)| *name == peer.call));
@@ -127,7 +135,7 @@ pub fn ratios(paths: &[PathBuf]) -> Result<(Vec<Ratio>, Vec<(Case, f64, f64, f64
             });
         }
     }
-    Ok((ratios, percents))
+    Ok((ratios, shares))
 }
 
 fn key(case: &Case) -> (String, String, String) {
@@ -152,13 +160,13 @@ fn cases_of(lines: &Lines) -> Vec<Case> {
 
 /// The table as text, and whether a gate was missed.
 pub fn table(paths: &[PathBuf]) -> Result<(String, bool)> {
-    let (ratios, percents) = ratios(paths)?;
+    let (ratios, shares) = ratios(paths)?;
     let mut text = String::new();
     let width =
-        ratios.iter().map(|r| r.case.name().len()).chain(percents.iter().map(|p| p.0.name().len())).max();
+        ratios.iter().map(|r| r.case.name().len()).chain(shares.iter().map(|s| s.case.name().len())).max();
     let width = width.unwrap_or(4).max(4);
     let wanted = |value: f64| if value > 0.0 { format!("{value:.2}") } else { "-".to_owned() };
-    let mut missed = percents.iter().filter(|(_, percent, gate, _)| percent < gate).count();
+    let mut missed = shares.iter().filter(|share| share.percent < share.gate).count();
     let mut row = usize::MAX;
     for ratio in &ratios {
         if ratio.case.row != row {
@@ -186,10 +194,10 @@ pub fn table(paths: &[PathBuf]) -> Result<(String, bool)> {
             ratio.verdict(),
         );
     }
-    if !percents.is_empty() {
+    if !shares.is_empty() {
         let _ = writeln!(text, "\npercent of the ceiling measured in the same run");
     }
-    for (case, percent, gate, goal) in &percents {
+    for Share { case, percent, gate, goal } in &shares {
         let verdict = if percent < gate {
             "missed"
         } else if percent >= goal {
@@ -199,12 +207,12 @@ pub fn table(paths: &[PathBuf]) -> Result<(String, bool)> {
         };
         let _ = writeln!(text, "{:width$}  {percent:6.1}  {gate:>5}  {goal:>5}  {verdict}", case.name());
     }
-    let compared = ratios.iter().filter(|r| r.gate > 0.0).count() + percents.len();
+    let compared = ratios.iter().filter(|r| r.gate > 0.0).count() + shares.len();
     let _ = writeln!(
         text,
         "\n{compared} gates, {missed} missed; ~ the times overlap: no difference was measured"
     );
-    if ratios.is_empty() && percents.is_empty() {
+    if ratios.is_empty() && shares.is_empty() {
         return Err(Error::Usage(
             "the files have no line of ours and of a peer for the same work".to_owned(),
         ));
