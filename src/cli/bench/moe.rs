@@ -133,8 +133,12 @@ impl Work for Routed {
         Ok(worst)
     }
 
+    /// Comparisons of gating (k rounds over the experts) and its exponentials; an addition and a store an assignment.
     fn flops(&self) -> f64 {
-        0.0
+        match self.part {
+            Part::Gating => (self.num_tokens * self.num_experts * self.k + self.num_tokens * self.k) as f64,
+            Part::Dispatch => (2 * self.num_tokens * self.k) as f64,
+        }
     }
 
     fn bytes(&self) -> f64 {
