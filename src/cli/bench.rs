@@ -132,6 +132,10 @@ struct Bench {
 fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
     let started = Instant::now();
     let device: Arc<dyn Device> = Arc::new(CudaDevice::new(0)?);
+    if device.properties().name.starts_with("Virtual") {
+        let reason = "it is the virtual GPU's, which has no notion of time; --device virtual checks answers";
+        return Err(Error::NoDevice(reason.to_owned()).into());
+    }
     let ops = DeviceOperations::new(device.clone())?;
     let portable = DeviceOperations::with_numerics(device, Numerics::BatchInvariant)?;
     ops.kernels().load_all()?;
