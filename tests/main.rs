@@ -19,6 +19,7 @@ mod model;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod readme;
 mod reference;
 mod tokenizer;
 mod tools;
@@ -43,6 +44,7 @@ fn main() -> std::process::ExitCode {
         moe_combine::trials(common::executors()),
         moe_dispatch::trials(common::executors()),
         moe_gemm::trials(),
+        readme::trials(),
         reference::trials(),
         tokenizer::trials(),
         tools::trials(),
