@@ -10,6 +10,17 @@ use crate::common::{
     Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
 };
 
+/// Folders with inputs and outputs of programs that are not ours.
+const GOLDEN: [&str; 7] = [
+    "seed-gpt",
+    "seed-gpt-nobias",
+    "nanomoe-capacity",
+    "nanomoe-dropless",
+    "nanomoe-bias-top1",
+    "nanomoe-dense",
+    "gpt2",
+];
+
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("cli::generate", generate),
@@ -19,6 +30,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::loss", loss),
         Trial::test("cli::routing", routing),
         Trial::test("cli::verify", verify),
+        verify_virtual(),
         Trial::test("cli::info", info),
         Trial::test("cli::bad_arguments", bad_arguments),
         Trial::test("cli::bad_models", bad_models),
@@ -200,10 +212,25 @@ fn routing() -> Result<(), Failed> {
     Ok(())
 }
 
+/// The golden models through the compiled kernels.
+fn verify_virtual() -> Trial {
+    let name = "cli::verify::virtual";
+    let executor = crate::common::executors().iter().find(|executor| executor.name == "virtual");
+    if let Some(reason) = executor.and_then(|executor| executor.absent(nanomoe::tensor::DType::F32)) {
+        return Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true);
+    }
+    Trial::test(name, || {
+        for folder in GOLDEN {
+            let output = out(&succeeds(&["verify", text(&golden(folder)), "--device", "virtual"]));
+            assert!(output.contains("tensors are within the bound"), "{folder}: {output}");
+            assert!(!output.contains("FAIL"), "{folder}: {output}");
+        }
+        Ok(())
+    })
+}
+
 fn verify() -> Result<(), Failed> {
-    for name in
-        ["seed-gpt", "seed-gpt-nobias", "nanomoe-capacity", "nanomoe-bias-top1", "nanomoe-dense", "gpt2"]
-    {
+    for name in GOLDEN {
         let output = out(&succeeds(&["verify", text(&golden(name))]));
         assert!(
             output.contains("tensors are within the bound") && !output.contains("FAIL"),

@@ -2,7 +2,7 @@
 //!
 //! Put it on `LD_LIBRARY_PATH` under that name. It has the entry points that cudarc calls to run kernels: device,
 //! primary context, memory, streams, events, modules, launches, graphs, tensor maps. Modules must contain PTX: text, or
-//! a fatbin made with `nvcc --no-compress`. What the virtual GPU finds wrong goes to standard error, and fails the call
+//! a fatbin, compressed (nvcc 13) or not. What the virtual GPU finds wrong goes to standard error, and fails the call
 //! that waits for the work with CUDA_ERROR_LAUNCH_FAILED.
 //!
 //! Environment: `VIRTUAL_GPU_DEVICE` is `h200` (default), `a100` or `none`; `VIRTUAL_GPU_MEMORY` limits device memory in
@@ -55,6 +55,8 @@ struct Driver {
 struct Objects {
     last: usize,
     modules: HashMap<usize, Module>,
+    /// Decoded modules without variables, by their image.
+    images: HashMap<Vec<u8>, Module>,
     functions: HashMap<usize, Function>,
     graphs: HashMap<usize, Graph>,
 }

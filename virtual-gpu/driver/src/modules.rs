@@ -2,7 +2,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use crate::{code, fatbin, finish, objects, put};
+use virtual_gpu::Module;
+
+use crate::{Driver, code, fatbin, finish, objects, put};
 
 /// Loads a module from PTX text or a fatbin with PTX.
 ///
@@ -16,27 +18,44 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *cons
         }
         // SAFETY: the shortest image, a fatbin's header, has 16 bytes; PTX starts with a longer `.version` line.
         let header = unsafe { std::slice::from_raw_parts(image.cast::<u8>(), 16) };
-        let (major, minor) = driver.gpu.description().compute_capability;
-        let text = if fatbin::is_fatbin(header) {
+        let bytes = if fatbin::is_fatbin(header) {
             let size = fatbin::size(header).ok_or(code::INVALID_VALUE)?;
             // SAFETY: the header says how long the fatbin is, and the caller vouches for it.
-            let bytes = unsafe { std::slice::from_raw_parts(image.cast::<u8>(), size) };
-            fatbin::ptx(bytes, 10 * major + minor).ok_or(code::NO_BINARY_FOR_GPU)?
+            unsafe { std::slice::from_raw_parts(image.cast::<u8>(), size) }
         } else {
             // SAFETY: by contract zero-terminated text.
-            let text = unsafe { CStr::from_ptr(image.cast()) };
-            text.to_str().map_err(|_| code::INVALID_PTX)?.to_owned()
+            unsafe { CStr::from_ptr(image.cast()) }.to_bytes()
         };
-        let loaded = driver.gpu.load_module(&text).map_err(|error| {
-            eprintln!("virtual GPU: {error}");
-            code::INVALID_PTX
-        })?;
+        let known = objects(driver).images.get(bytes).cloned();
+        let loaded = match known {
+            Some(module) => module,
+            None => load(driver, bytes)?,
+        };
         let mut objects = objects(driver);
         let handle = objects.new_handle();
         objects.modules.insert(handle, loaded);
         // SAFETY: passed on from the caller.
         unsafe { put(module, handle as *mut c_void) }
     })
+}
+
+/// Decodes an image, and keeps it for the next load of the same one, which a program does with each of its devices. A
+/// module with variables is decoded anew each time: every load has variables of its own.
+fn load(driver: &Driver, image: &[u8]) -> Result<Module, i32> {
+    let (major, minor) = driver.gpu.description().compute_capability;
+    let text = if fatbin::is_fatbin(image) {
+        fatbin::ptx(image, 10 * major + minor).ok_or(code::NO_BINARY_FOR_GPU)?
+    } else {
+        std::str::from_utf8(image).map_err(|_| code::INVALID_PTX)?.to_owned()
+    };
+    let module = driver.gpu.load_module(&text).map_err(|error| {
+        eprintln!("virtual GPU: {error}");
+        code::INVALID_PTX
+    })?;
+    if !module.has_globals() {
+        objects(driver).images.insert(image.to_vec(), module.clone());
+    }
+    Ok(module)
 }
 
 /// Forgets a module; its functions go on to work.

@@ -31,6 +31,11 @@ impl Module {
     pub fn global(&self, name: &str) -> Option<(u64, u64)> {
         self.globals.get(name).copied()
     }
+
+    /// Whether it has any `__device__` or `__constant__` variable.
+    pub fn has_globals(&self) -> bool {
+        !self.globals.is_empty()
+    }
 }
 
 /// A kernel of a loaded module.
