@@ -27,7 +27,10 @@ pub use mlp::mlp;
 pub use moe_combine::moe_combine;
 pub use moe_dispatch::moe_dispatch;
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
-pub use sm90a::{WgmmaTile, gemm_with_wgmma, moe_gemm_with_wgmma};
+pub use sm90a::WgmmaTile;
+pub use sm90a::attention::attention_with_wgmma;
+pub use sm90a::gemm::gemm_with_wgmma;
+pub use sm90a::moe_gemm::moe_gemm_with_wgmma;
 pub use topk_gating::{router_logits, topk_gating};
 
 mod operations;

@@ -1,14 +1,21 @@
 //! Causal attention: prefill, decoding, chunks in between, grouped heads, block tables.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::kernels::{DeviceOperations, Numerics, attention_with_wgmma};
 use nanomoe::operations::{AttentionParams, Operations};
 use nanomoe::reference::{self, AttentionShape};
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
-use crate::common::{Bound, Executor, Layout, Padded, check_close, f64s, random, rounded, trial, upload_i32};
+use crate::common::{
+    Bound, Executor, Layout, Padded, check_close, device_operations, f64s, hopper_trial, random, rounded,
+    trial, upload_i32,
+};
+
+/// How a case's attention is asked for.
+type Attend<'a> = &'a dyn Fn(AttentionParams<Tensor<'_>, TensorMut<'_>>) -> nanomoe::Result<()>;
 
 #[derive(Clone, Copy, Debug)]
-struct Case {
+pub struct Case {
     batch_size: usize,
     seq_len: usize,
     kv_len: usize,
@@ -26,20 +33,43 @@ struct Case {
     sharpness: f32,
 }
 
+const BASE: Case = Case {
+    batch_size: 1,
+    seq_len: 33,
+    kv_len: 33,
+    spare: 0,
+    num_heads: 2,
+    num_kv_heads: 2,
+    head_dim: 64,
+    layout: Layout::Dense,
+    ragged: false,
+    block_size: None,
+    sharpness: 1.0,
+};
+
+/// What breaks the Hopper tiles: around the 64 rows of a consumer, its tile (192 or 128) and the blocks of 128 keys;
+/// blocks that only some consumers see, heads that share keys, tails of a batch beside the next, more tiles than CTAs.
+pub fn wgmma_cases(head_dim: usize) -> Vec<Case> {
+    let base = Case { head_dim, ..BASE };
+    let square = |seq_len: usize| Case { seq_len, kv_len: seq_len, ..base };
+    let mut cases: Vec<Case> =
+        [1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 257, 520].into_iter().map(square).collect();
+    cases.extend([
+        Case { kv_len: 128, ..base },
+        Case { kv_len: 129, spare: 40, ..base },
+        Case { seq_len: 130, kv_len: 700, spare: 3, ..base },
+        Case { batch_size: 3, spare: 7, ..square(70) },
+        Case { num_heads: 6, num_kv_heads: 2, ..square(140) },
+        Case { layout: Layout::Strided, batch_size: 2, ..square(200) },
+        Case { sharpness: 300.0, ..square(150) },
+        Case { batch_size: 5, num_heads: 28, num_kv_heads: 7, ..square(3) },
+        Case { batch_size: 2, num_heads: 40, num_kv_heads: 40, ..square(193) },
+    ]);
+    cases
+}
+
 pub fn trials(executors: &[Executor]) -> Vec<Trial> {
-    let base = Case {
-        batch_size: 1,
-        seq_len: 33,
-        kv_len: 33,
-        spare: 0,
-        num_heads: 2,
-        num_kv_heads: 2,
-        head_dim: 64,
-        layout: Layout::Dense,
-        ragged: false,
-        block_size: None,
-        sharpness: 1.0,
-    };
+    let base = BASE;
     let decode = Case { seq_len: 1, kv_len: 100, ..base };
     let mut cases = vec![
         Case { batch_size: 3, ..base },
@@ -86,7 +116,16 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
         for &case in &cases {
             let shape = name(case);
             for &executor in executors {
-                trials.push(trial("attention", dtype, &shape, executor, move |ops| run(ops, dtype, case)));
+                trials.push(trial("attention", dtype, &shape, executor, move |ops| {
+                    run_portable(executor, ops, dtype, case)
+                }));
+            }
+        }
+        for &executor in executors.iter().filter(|e| e.name != "cpu" && dtype != DType::F32) {
+            for case in [64, 128].into_iter().flat_map(wgmma_cases) {
+                trials.push(hopper_trial("attention_wgmma", dtype, name(case), executor, move |_| {
+                    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, case)
+                }));
             }
         }
         for &executor in executors {
@@ -115,7 +154,26 @@ fn bound(dtype: DType, head_dim: usize, sharpness: f32) -> Bound {
     Bound { absolute: Bound::epsilon(dtype) / 2.0 + score, relative: Bound::epsilon(dtype) }
 }
 
-fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+/// A case by the portable kernels, on Hopper too.
+fn run_portable(executor: Executor, ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
+    if executor.name == "cpu" {
+        return run_by(ops, dtype, case, &|p| ops.attention(p));
+    }
+    let portable = device_operations(executor, Numerics::BatchInvariant)?;
+    run_by(&portable, dtype, case, &|p| portable.attention(p))
+}
+
+/// A case by the Hopper kernels.
+pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, case: Case) -> Result<(), Failed> {
+    let attend = |p: AttentionParams<Tensor<'_>, TensorMut<'_>>| {
+        let raw = p.raw(ops.place())?;
+        // SAFETY: as DeviceOperations: the tensors borrow their memory, and work is waited for before it is read.
+        unsafe { attention_with_wgmma(ops.kernels(), &raw, ops.stream()) }
+    };
+    run_by(ops, dtype, case, &attend)
+}
+
+fn run_by(ops: &dyn Operations, dtype: DType, case: Case, attend: Attend<'_>) -> Result<(), Failed> {
     let Case { batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim, layout, .. } = case;
     let capacity = kv_len + case.spare;
     let (q_rows, kv_rows) = (batch_size * seq_len * num_heads, batch_size * capacity * num_kv_heads);
@@ -158,7 +216,7 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     let table_buffer = blocks.as_ref().map(|blocks| upload_i32(ops, &blocks.table));
     let inner = blocks.as_ref().map_or(capacity, |blocks| blocks.size);
     let softmax_scale = 1.0 / (head_dim as f32).sqrt();
-    ops.attention(AttentionParams {
+    attend(AttentionParams {
         out: out.tensor_mut().split(0, num_heads).split(0, seq_len),
         q: q_tensor.tensor().split(0, num_heads).split(0, seq_len),
         k: k_tensor.tensor().split(0, num_kv_heads).split(0, inner),

@@ -11,7 +11,7 @@ use virtual_gpu::{Description, Options, Order};
 
 use crate::common::{executors, trial};
 use crate::gemm::tile_name;
-use crate::{gemm, lm_head, moe_gemm};
+use crate::{attention, gemm, lm_head, moe_gemm};
 
 const ORDERS: [Order; 4] = [Order::Lazy, Order::Random(1), Order::Random(2), Order::Random(3)];
 
@@ -22,37 +22,59 @@ fn open(order: Order) -> Result<(Arc<VirtualDevice>, DeviceOperations), Failed> 
     Ok((device, ops))
 }
 
-/// Runs all of a tile's cases on `ops`.
-type Sweep = fn(&DeviceOperations, WgmmaTile) -> Result<(), Failed>;
-
-fn gemm_cases(ops: &DeviceOperations, tile: WgmmaTile) -> Result<(), Failed> {
-    gemm::wgmma_cases(tile).into_iter().try_for_each(|case| gemm::run_wgmma_on(ops, DType::BF16, tile, case))
+/// All cases of some Hopper kernels.
+#[derive(Clone, Copy)]
+enum Sweep {
+    Gemm(WgmmaTile),
+    Moe(WgmmaTile),
+    LmHead(WgmmaTile),
+    /// By head dimension.
+    Attention(usize),
 }
 
-fn moe_cases(ops: &DeviceOperations, tile: WgmmaTile) -> Result<(), Failed> {
-    moe_gemm::wgmma_cases()
-        .into_iter()
-        .try_for_each(|case| moe_gemm::run_wgmma_on(ops, DType::BF16, tile, case))
+impl Sweep {
+    fn name(self) -> String {
+        match self {
+            Sweep::Gemm(tile) => format!("gemm_{}", tile_name(tile)),
+            Sweep::Moe(tile) => format!("moe_gemm_{}", tile_name(tile)),
+            Sweep::LmHead(tile) => format!("lm_head_{}", tile_name(tile)),
+            Sweep::Attention(head_dim) => format!("attention_{head_dim}"),
+        }
+    }
+
+    fn run(self, ops: &DeviceOperations, dtype: DType) -> Result<(), Failed> {
+        match self {
+            Sweep::Gemm(tile) => gemm::wgmma_cases(tile)
+                .into_iter()
+                .try_for_each(|case| gemm::run_wgmma_on(ops, dtype, tile, case)),
+            Sweep::Moe(tile) => moe_gemm::wgmma_cases()
+                .into_iter()
+                .try_for_each(|case| moe_gemm::run_wgmma_on(ops, dtype, tile, case)),
+            Sweep::LmHead(tile) => lm_head::WGMMA_CASES
+                .iter()
+                .try_for_each(|(_, make)| lm_head::run_wgmma_on(ops, dtype, tile, make(dtype))),
+            Sweep::Attention(head_dim) => attention::wgmma_cases(head_dim)
+                .into_iter()
+                .try_for_each(|case| attention::run_wgmma_on(ops, dtype, case)),
+        }
+    }
 }
 
-fn lm_head_cases(ops: &DeviceOperations, tile: WgmmaTile) -> Result<(), Failed> {
-    let mut cases = lm_head::WGMMA_CASES.iter();
-    cases.try_for_each(|(_, make)| lm_head::run_wgmma_on(ops, DType::BF16, tile, make(DType::BF16)))
-}
-
-fn run_orders(sweep: Sweep, tile: WgmmaTile) -> Result<(), Failed> {
+fn run_orders(sweep: Sweep, dtype: DType) -> Result<(), Failed> {
     for order in ORDERS {
         let (_device, ops) = open(order)?;
-        sweep(&ops, tile).map_err(|failed| format!("{order:?}: {}", failed.message().unwrap_or("failed")))?;
+        sweep
+            .run(&ops, dtype)
+            .map_err(|failed| format!("{order:?}: {}", failed.message().unwrap_or("failed")))?;
         nanomoe::operations::Operations::synchronize(&ops)?;
     }
     Ok(())
 }
 
 /// Shared memory's wavefronts are the fewest that these bytes need.
-fn run_conflicts(sweep: Sweep, tile: WgmmaTile) -> Result<(), Failed> {
+fn run_conflicts(sweep: Sweep, dtype: DType) -> Result<(), Failed> {
     let (device, ops) = open(Order::Eager)?;
-    sweep(&ops, tile)?;
+    sweep.run(&ops, dtype)?;
     let counters = device.gpu().counters();
     let wgmma: Vec<_> = counters.iter().filter(|kernel| kernel.kernel.starts_with("wgmma")).collect();
     if wgmma.is_empty() {
@@ -81,23 +103,20 @@ fn run_conflicts(sweep: Sweep, tile: WgmmaTile) -> Result<(), Failed> {
 /// Every trial of the Hopper kernels as such.
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let sweeps: [(&str, Sweep, &[WgmmaTile]); 3] = [
-        ("gemm", gemm_cases, &WgmmaTile::GEMM),
-        ("moe_gemm", moe_cases, &WgmmaTile::MOE),
-        ("lm_head", lm_head_cases, &WgmmaTile::LM_HEAD),
-    ];
+    let tiles = WgmmaTile::GEMM.map(Sweep::Gemm).into_iter();
+    let tiles = tiles.chain(WgmmaTile::MOE.map(Sweep::Moe)).chain(WgmmaTile::LM_HEAD.map(Sweep::LmHead));
+    let sweeps: Vec<Sweep> = tiles.chain([64, 128].map(Sweep::Attention)).collect();
     for &executor in executors().iter().filter(|executor| executor.name == "virtual") {
-        for (operation, sweep, tiles) in sweeps {
-            for &tile in tiles {
-                let name = format!("{operation}_{}", tile_name(tile));
-                let orders = format!("{name}_orders");
-                trials.push(trial("hopper", DType::BF16, orders, executor, move |_| run_orders(sweep, tile)));
+        for dtype in [DType::BF16, DType::F16] {
+            for &sweep in &sweeps {
+                let orders = format!("{}_orders", sweep.name());
+                trials.push(trial("hopper", dtype, orders, executor, move |_| run_orders(sweep, dtype)));
                 // The split kernels pass their sums through rows of 72 floats once a tile, outside of the main loop: up
                 // to a sixth more wavefronts than the bytes need.
-                if !matches!(tile, WgmmaTile::Split(_)) {
-                    let banks = format!("{name}_banks");
-                    let run = move |_: &dyn nanomoe::operations::Operations| run_conflicts(sweep, tile);
-                    trials.push(trial("hopper", DType::BF16, banks, executor, run));
+                if !matches!(sweep, Sweep::Gemm(WgmmaTile::Split(_))) {
+                    let banks = format!("{}_banks", sweep.name());
+                    trials
+                        .push(trial("hopper", dtype, banks, executor, move |_| run_conflicts(sweep, dtype)));
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! Launcher of `kernels/attention.cu`.
+//! Launcher of `kernels/attention.cu`; on Hopper `sm90a/attention.rs` takes over where it can.
 
 use super::Kernels;
 use super::rows::{narrow, whole_chunks};
+use super::sm90a;
 use crate::device::{LaunchConfig, RawStream};
 use crate::error::{Error, Result};
 use crate::operations::AttentionParams;
@@ -80,6 +81,10 @@ pub unsafe fn attention(kernels: &Kernels, p: &AttentionParams, stream: RawStrea
     }
     if dims.batch_size == 0 || dims.seq_len == 0 || dims.num_heads == 0 {
         return Ok(());
+    }
+    if sm90a::attention::is_picked(kernels, p, dims) {
+        // SAFETY: as of this function.
+        return unsafe { sm90a::attention::attention(kernels, p, stream) };
     }
     let int = |what: &str, value: usize| narrow::<i32>("attention", what, value);
     let heads_per_kv_head = dims.num_heads / dims.num_kv_heads;

@@ -224,9 +224,9 @@ impl Output {
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn gemm(kernels: &Kernels, p: &GemmParams, stream: RawStream) -> Result<()> {
     let dims = p.check()?;
-    if let Some(tile) = sm90a::pick(kernels, p, dims) {
+    if let Some(tile) = sm90a::gemm::pick(kernels, p, dims) {
         // SAFETY: as of this function.
-        return unsafe { sm90a::gemm(kernels, "gemm", p, tile, stream) };
+        return unsafe { sm90a::gemm::gemm(kernels, "gemm", p, tile, stream) };
     }
     let tile = pick_tile(kernels, dims.m, dims.n, 1);
     // SAFETY: as of this function.

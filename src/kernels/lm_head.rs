@@ -50,7 +50,7 @@ struct KernelParams {
 /// # Safety
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn lm_head(kernels: &Kernels, p: &LmHeadParams, stream: RawStream) -> Result<()> {
-    let tile = sm90a::pick_lm_head(kernels, p, p.check()?);
+    let tile = sm90a::lm_head::pick(kernels, p, p.check()?);
     // SAFETY: as of this function.
     unsafe { lm_head_by(kernels, p, tile, stream) }
 }
@@ -71,7 +71,7 @@ pub unsafe fn lm_head_with_wgmma(
 ) -> Result<()> {
     let dims = p.check()?;
     let gathers = tile != WgmmaTile::T256x128;
-    if !sm90a::lm_head_fits(p, dims) || !WgmmaTile::LM_HEAD.contains(&tile) || (p.rows.is_some() && !gathers)
+    if !sm90a::lm_head::fits(p, dims) || !WgmmaTile::LM_HEAD.contains(&tile) || (p.rows.is_some() && !gathers)
     {
         let message = format!("{tile:?} cannot serve {dims:?} with these types and alignments");
         return Err(Error::Tensor { operation: OPERATION, message });
@@ -111,7 +111,7 @@ unsafe fn lm_head_by(
     if wants_reduction || p.logits.is_some() {
         match tile {
             // SAFETY: as of this function.
-            Some(tile) => unsafe { sm90a::lm_head(kernels, p, reduction, tile, stream)? },
+            Some(tile) => unsafe { sm90a::lm_head::lm_head(kernels, p, reduction, tile, stream)? },
             // SAFETY: as of this function.
             None => unsafe { portable(kernels, p, dims, operands, reduction, stream)? },
         }

@@ -39,8 +39,8 @@ unsafe fn product(
 ) -> Result<()> {
     // SAFETY: as of this function.
     unsafe {
-        match sm90a::pick(kernels, p, dims) {
-            Some(tile) => sm90a::gemm(kernels, "mlp", p, tile, stream),
+        match sm90a::gemm::pick(kernels, p, dims) {
+            Some(tile) => sm90a::gemm::gemm(kernels, "mlp", p, tile, stream),
             None => launch(kernels, "mlp", stem, p, pick_tile(kernels, dims.m, dims.n, 1), stream),
         }
     }

@@ -29,9 +29,9 @@ struct KernelParams {
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn moe_gemm(kernels: &Kernels, p: &MoeGemmParams, stream: RawStream) -> Result<()> {
     let dims = p.check()?;
-    if let Some(tile) = sm90a::pick_moe(kernels, p, dims) {
+    if let Some(tile) = sm90a::moe_gemm::pick(kernels, p, dims) {
         // SAFETY: as of this function.
-        return unsafe { sm90a::moe_gemm(kernels, p, tile, stream) };
+        return unsafe { sm90a::moe_gemm::moe_gemm(kernels, p, tile, stream) };
     }
     let tile = pick_tile(kernels, dims.max_rows, dims.n, dims.num_experts);
     // SAFETY: as of this function.
