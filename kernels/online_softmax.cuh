@@ -15,16 +15,16 @@ struct OnlineSoftmax {
     // be multiplied. Scores of -inf are masked; a row with nothing else keeps weights of 0.
     template <int kCount, int kNumLanes, class Score>
     __device__ __forceinline__ float update(Score score, float scale_log2) {
-        float new_max = max;
+        float maxima[2] = {max, max};  // two chains: one alone is bound by its latency
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) new_max = fmaxf(new_max, score(i));
-        new_max = warp_reduce<Max, kNumLanes>(new_max);
+        for (int i = 0; i < kCount; ++i) maxima[i % 2] = fmaxf(maxima[i % 2], score(i));
+        const float new_max = warp_reduce<Max, kNumLanes>(fmaxf(maxima[0], maxima[1]));
         const float shift = new_max == -INFINITY ? 0.0f : new_max * scale_log2;
-        const float correction = max == -INFINITY ? 0.0f : ptx::ex2_approx_f32(fmaf(max, scale_log2, -shift));
+        const float correction = max == -INFINITY ? 0.0f : ptx::ex2_approx_ftz_f32(fmaf(max, scale_log2, -shift));
         float new_sum = sum * correction;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-            score(i) = ptx::ex2_approx_f32(fmaf(score(i), scale_log2, -shift));
+            score(i) = ptx::ex2_approx_ftz_f32(fmaf(score(i), scale_log2, -shift));
             new_sum += score(i);
         }
         max = new_max;

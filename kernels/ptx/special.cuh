@@ -1,7 +1,9 @@
-// Special registers, where CUDA C++'s own names do not do.
+// Instructions that tell the compiler where something is to happen.
 #pragma once
 
 #include <cstdint>
+
+#include "address.cuh"
 
 namespace ptx {
 
@@ -10,6 +12,14 @@ __device__ __forceinline__ uint32_t tid_x() {
     uint32_t tid;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(tid));
     return tid;
+}
+
+// Stores a zero where x is negative: for an x that never is, a place in the program that what x is made of comes before.
+__device__ __forceinline__ void st_shared_if_negative(void* smem, float x) {
+    asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %1, 0f00000000;\n@p st.shared.u32 [%0], 0;\n}" ::"r"(
+                     cvta_to_shared(smem)),
+                 "f"(x)
+                 : "memory");
 }
 
 }  // namespace ptx

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "online_softmax.cuh"
+#include "ptx/special.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -214,6 +215,9 @@ class AttentionConsumer {
         pass_turn();
         ptx::wgmma_wait_group<1>();
         take_scores<kIsMasked>(sequence, first_row, block);
+        // Sums of exponentials are not negative: nothing is stored. But ptxas may not wait for the output before this,
+        // as it otherwise does, and the exponentials run under the products.
+        ptx::st_shared_if_negative(smem_.q[0], softmax_[0].sum + softmax_[1].sum);
         ptx::wgmma_wait_group<0>();
         take_output();
         rescale_and_pack();
@@ -222,7 +226,8 @@ class AttentionConsumer {
 
     // scores = q · k^T
     __device__ __forceinline__ void issue_scores() {
-        const uint32_t stage = stage_of(round_);
+        // Out of one lane: ptxas then knows it to be uniform, and keeps the descriptors in uniform registers.
+        const uint32_t stage = __shfl_sync(kFullMask, stage_of(round_), 0);
         ptx::mbarrier_wait_parity(&smem_.barriers.k_full[stage], phase_of(round_));
         ptx::wgmma_fence();
         const uint64_t q = ptx::advance_descriptor(
@@ -245,7 +250,7 @@ class AttentionConsumer {
 
     // out += weights · v
     __device__ __forceinline__ void issue_output() {
-        const uint32_t stage = stage_of(round_ - 1);
+        const uint32_t stage = __shfl_sync(kFullMask, stage_of(round_ - 1), 0);
         ptx::mbarrier_wait_parity(&smem_.barriers.v_full[stage], phase_of(round_ - 1));
         ptx::wgmma_fence();
         // Values are [key, column]: columns, which are N, are contiguous; blocks of 64 of them stand in panels.
