@@ -4,7 +4,10 @@
 //! that another engine made.
 
 pub mod cuda;
+mod graph;
 pub mod virtual_gpu;
+
+pub use graph::Graph;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,12 +6,14 @@ mod leaks;
 mod moe;
 mod output;
 mod parameters;
+mod recorded;
 mod request;
 mod workspace;
 
 pub use kv_cache::KvCache;
 pub use leaks::{Leak, find_leak};
 pub use output::{ForwardOutput, LayerRouting};
+pub use recorded::RecordedForward;
 pub use request::{Forward, LogitRows, MoeMode, Targets};
 pub use workspace::Workspace;
 
@@ -86,12 +88,27 @@ impl Model {
         request: &Forward<'_>,
     ) -> Result<ForwardOutput> {
         let step = Step::new(ops, self, workspace, cache.as_deref(), batch_size, ids, request)?;
-        let (tokens, hidden_size) = (step.num_tokens, self.config.hidden_size);
-        let mut record = Recorder::new(request, &self.config, tokens);
+        step.upload(workspace, ids)?;
+        let mut record = Recorder::new(request, &self.config, step.num_tokens);
+        self.launch(&step, workspace, cache.as_deref_mut(), &mut record)?;
+        if let Some(cache) = cache {
+            cache.advance(step.seq_len);
+        }
+        record.finish(&step, workspace)
+    }
 
+    /// Asks for all of the pass. Allocates nothing, and waits for nothing but what `record` hands out on the way.
+    fn launch(
+        &self,
+        step: &Step<'_>,
+        workspace: &mut Workspace,
+        mut cache: Option<&mut KvCache>,
+        record: &mut Recorder<'_>,
+    ) -> Result<()> {
+        let (ops, tokens, hidden_size) = (step.ops, step.num_tokens, self.config.hidden_size);
         ops.embedding(EmbeddingParams {
-            out: workspace.x.tensor_mut(&[batch_size, step.seq_len, hidden_size]),
-            token_ids: workspace.token_ids.tensor(&[batch_size, step.seq_len]),
+            out: workspace.x.tensor_mut(&[step.batch_size, step.seq_len, hidden_size]),
+            token_ids: workspace.token_ids.tensor(&[step.batch_size, step.seq_len]),
             token_table: self.parameters.token_table.tensor(&[self.config.vocab_size, hidden_size]),
             position_table: self.parameters.position_table.tensor(&[self.config.block_size, hidden_size]),
             first_positions: None,
@@ -101,22 +118,18 @@ impl Model {
 
         for (layer, block) in self.parameters.blocks.iter().enumerate() {
             self.norm(ops, workspace, &block.norm1, tokens)?;
-            self.attention(&step, workspace, block, cache.as_deref_mut().map(|cache| cache.layer(layer)))?;
+            self.attention(step, workspace, block, cache.as_deref_mut().map(|cache| cache.layer(layer)))?;
             self.norm(ops, workspace, &block.norm2, tokens)?;
             match &block.feed_forward {
                 FeedForward::Dense { .. } => self.mlp(ops, workspace, block, tokens)?,
-                FeedForward::Experts(experts) => self.moe(&step, workspace, layer, experts, &mut record)?,
+                FeedForward::Experts(experts) => self.moe(step, workspace, layer, experts, record)?,
             }
             record.hidden_state(ops, workspace)?;
         }
 
         self.norm(ops, workspace, &self.parameters.final_norm, tokens)?;
         record.final_norm(ops, workspace)?;
-        self.head(&step, workspace, &mut record)?;
-        if let Some(cache) = cache {
-            cache.advance(step.seq_len);
-        }
-        record.finish(ops, workspace)
+        self.head(step, workspace)
     }
 
     /// `normed = layer_norm(x)`
@@ -162,11 +175,9 @@ impl Model {
     }
 
     /// Logits, argmax and losses of the rows asked for, from `normed`.
-    fn head(&self, step: &Step<'_>, workspace: &mut Workspace, record: &mut Recorder<'_>) -> Result<()> {
+    fn head(&self, step: &Step<'_>, workspace: &mut Workspace) -> Result<()> {
         let (hidden_size, vocab_size) = (self.config.hidden_size, self.config.vocab_size);
-        for pass in step.head_passes() {
-            step.prepare_head(workspace, &pass)?;
-            let head = &mut workspace.head;
+        for (pass, head) in step.head_passes.iter().zip(&mut workspace.heads) {
             step.ops.lm_head(LmHeadParams {
                 x: workspace.normed.tensor(&[step.num_tokens, hidden_size]),
                 rows: pass.gathers().then(|| head.rows.tensor(&[pass.num_rows])),
@@ -182,7 +193,6 @@ impl Model {
                 }),
                 scratch: head.scratch.tensor_mut(&[LmHeadParams::scratch_len(pass.num_rows, vocab_size)]),
             })?;
-            record.head(step.ops, workspace, &pass)?;
         }
         Ok(())
     }

@@ -28,7 +28,8 @@ pub use topk_gating::{
 };
 
 use crate::buffer::Buffer;
-use crate::error::Result;
+use crate::device::Graph;
+use crate::error::{Error, Result};
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut, TensorView};
 
 /// Provider of the operations: the CPU, or a device with our kernels on it. Calls may return before the work is
@@ -48,6 +49,27 @@ pub trait Operations {
     fn download(&self, from: Tensor<'_>, bytes: &mut [u8]) -> Result<()>;
     /// Waits until everything asked for is done, and returns what went wrong in it.
     fn synchronize(&self) -> Result<()>;
+
+    /// Records the operations that `work` asks for instead of doing them; [`Operations::replay`] does them, in one
+    /// launch. `work` may not allocate, upload, download or wait, and what it uses has been used before.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where nothing can be recorded (the CPU), and what `work` or the device says.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        let _ = work;
+        Err(Error::Usage(format!("{} records no graphs; use --device cuda or virtual", self.name())))
+    }
+    /// Does what was recorded here.
+    ///
+    /// # Errors
+    /// As [`Operations::record`].
+    ///
+    /// # Safety
+    /// All memory that the recorded operations use still lives.
+    unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        let _ = graph;
+        Err(Error::Usage(format!("{} records no graphs; use --device cuda or virtual", self.name())))
+    }
 
     /// Token plus position embedding.
     fn embedding(&self, p: EmbeddingParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;

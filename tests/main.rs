@@ -20,6 +20,7 @@ mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
 mod readme;
+mod recorded;
 mod reference;
 mod tokenizer;
 mod tools;
@@ -45,6 +46,7 @@ fn main() -> std::process::ExitCode {
         moe_dispatch::trials(common::executors()),
         moe_gemm::trials(),
         readme::trials(),
+        recorded::trials(),
         reference::trials(),
         tokenizer::trials(),
         tools::trials(),

@@ -6,7 +6,7 @@ use super::{Kernels, Numerics};
 use crate::buffer::Buffer;
 use crate::device::cuda::CudaDevice;
 use crate::device::virtual_gpu::VirtualDevice;
-use crate::device::{Device, RawStream};
+use crate::device::{Device, Graph, RawStream};
 use crate::error::{Error, Result};
 use crate::operations::*;
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut};
@@ -130,6 +130,15 @@ impl Operations for DeviceOperations {
 
     fn synchronize(&self) -> Result<()> {
         self.kernels.device().synchronize(self.stream)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+        Graph::record(self.kernels.device(), self.stream, work)
+    }
+
+    unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: as of this function; work is ordered by this one stream.
+        unsafe { graph.launch(self.stream) }
     }
 
     operation!(embedding, EmbeddingParams);

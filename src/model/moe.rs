@@ -3,7 +3,6 @@
 use super::output::Recorder;
 use super::parameters::Experts;
 use super::request::{MoeMode, Step};
-use super::workspace::upload_i32;
 use super::{Model, Workspace};
 use crate::error::Result;
 use crate::operations::{
@@ -38,11 +37,11 @@ impl Model {
                 seed: step.noise_seed(moe_index),
             }),
         })?;
-        if let Some(forced) = step.request.route_override {
-            upload_i32(ops, &mut moe.forced_ids, &forced[moe_index])?;
-        }
-        let forced_ids = step.request.route_override.map(|_| moe.forced_ids.tensor(&[tokens, k]));
         let num_layers = moe.losses.len() / 2;
+        let forced_ids = step.request.route_override.map(|_| {
+            let layers = moe.forced_ids.tensor(&[num_layers, tokens, k]);
+            layers.narrow(0, moe_index, 1).reshape(&[tokens, k])
+        });
         ops.topk_gating(TopkGatingParams {
             logits: moe.router_logits.tensor(&[tokens, num_experts]),
             selection_bias: None,

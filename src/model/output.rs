@@ -1,8 +1,8 @@
 //! What a forward pass hands out, and its collection on the way.
 
 use super::Workspace;
-use super::request::{Forward, HeadPass};
-use super::workspace::{download_f32, download_i32};
+use super::request::{Forward, HeadPass, Step};
+use super::workspace::{HeadWorkspace, download_f32, download_i32};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::operations::Operations;
@@ -151,8 +151,7 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    pub fn head(&mut self, ops: &dyn Operations, workspace: &Workspace, pass: &HeadPass<'_>) -> Result<()> {
-        let head = &workspace.head;
+    fn head(&mut self, ops: &dyn Operations, head: &HeadWorkspace, pass: &HeadPass<'_>) -> Result<()> {
         if pass.logits {
             self.output.logits = download_f32(ops, &head.logits, pass.num_rows * self.config.vocab_size)?;
         }
@@ -169,7 +168,12 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    pub fn finish(mut self, ops: &dyn Operations, workspace: &Workspace) -> Result<ForwardOutput> {
+    /// What was asked for, once everything was.
+    pub fn finish(mut self, step: &Step<'_>, workspace: &Workspace) -> Result<ForwardOutput> {
+        let ops = step.ops;
+        for (pass, head) in step.head_passes.iter().zip(&workspace.heads) {
+            self.head(ops, head, pass)?;
+        }
         let mut total = self.output.cross_entropy;
         if let (true, Some(config), Some(moe)) =
             (self.wants_router_losses(), &self.config.moe, &workspace.moe)

@@ -1,6 +1,6 @@
 //! What a forward pass is asked for, and the checks before it.
 
-use super::workspace::{reserve, upload_i32};
+use super::workspace::{HeadWorkspace, reserve, upload_i32};
 use super::{KvCache, Model, Workspace, refuse};
 use crate::error::{Error, Result};
 use crate::operations::{LmHeadParams, Operations};
@@ -61,7 +61,7 @@ pub struct Forward<'a> {
     pub noise_seed: u64,
 }
 
-/// A forward pass that passed its checks, with its ids uploaded.
+/// A forward pass that passed its checks.
 pub(super) struct Step<'a> {
     pub ops: &'a dyn Operations,
     pub request: &'a Forward<'a>,
@@ -70,10 +70,11 @@ pub(super) struct Step<'a> {
     pub num_tokens: usize,
     /// Tokens of each sequence that are in the cache.
     pub first_position: usize,
+    pub head_passes: Vec<HeadPass<'a>>,
     vocab_size: usize,
 }
 
-/// One call of the head.
+/// One call of the head; its memory is the workspace's of the same index.
 pub(super) struct HeadPass<'a> {
     rows: LogitRows<'a>,
     pub num_rows: usize,
@@ -93,7 +94,7 @@ impl<'a> Step<'a> {
     pub fn new(
         ops: &'a dyn Operations,
         model: &Model,
-        workspace: &mut Workspace,
+        workspace: &Workspace,
         cache: Option<&KvCache>,
         batch_size: usize,
         ids: &[u32],
@@ -146,13 +147,27 @@ impl<'a> Step<'a> {
             seq_len,
             num_tokens,
             first_position,
+            head_passes: head_passes(request, batch_size, num_tokens),
             vocab_size: config.vocab_size,
         };
         step.check_override(model)?;
         step.check_head()?;
-        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        upload_i32(ops, &mut workspace.token_ids, &ids)?;
         Ok(step)
+    }
+
+    /// Makes room for what was asked, and uploads the ids and what else the kernels read.
+    pub fn upload(&self, workspace: &mut Workspace, ids: &[u32]) -> Result<()> {
+        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        upload_i32(self.ops, &mut workspace.token_ids, &ids)?;
+        if let (Some(forced), Some(moe)) = (self.request.route_override, &mut workspace.moe) {
+            let forced = forced.concat();
+            reserve(self.ops, &mut moe.forced_ids, forced.len())?;
+            upload_i32(self.ops, &mut moe.forced_ids, &forced)?;
+        }
+        for (pass, head) in self.head_passes.iter().zip(&mut workspace.heads) {
+            self.upload_head(head, pass)?;
+        }
+        Ok(())
     }
 
     fn check_override(&self, model: &Model) -> Result<()> {
@@ -178,39 +193,9 @@ impl<'a> Step<'a> {
         self.request.noise_seed.wrapping_add(layer)
     }
 
-    /// The calls of the head that give what was asked: what is wanted of the same rows shares a call.
-    pub fn head_passes(&self) -> Vec<HeadPass<'a>> {
-        let request = self.request;
-        let scored = if request.targets.is_some() { LogitRows::All } else { LogitRows::None };
-        let mut passes: Vec<HeadPass<'a>> = Vec::new();
-        let mut pass_over = |rows: LogitRows<'a>| {
-            // The last position is every position of a sequence of one.
-            let rows = if self.seq_len == 1 && rows == LogitRows::Last { LogitRows::All } else { rows };
-            let num_rows = match rows {
-                LogitRows::None => return None,
-                LogitRows::Last => self.batch_size,
-                LogitRows::All => self.num_tokens,
-                LogitRows::Chosen(rows) => rows.len(),
-            };
-            let index = passes.iter().position(|pass| pass.rows == rows).unwrap_or_else(|| {
-                passes.push(HeadPass { rows, num_rows, logits: false, argmax: false, targets: None });
-                passes.len() - 1
-            });
-            Some(index)
-        };
-        let (logits, argmax, scored) =
-            (pass_over(request.logits), pass_over(request.argmax), pass_over(scored));
-        for (index, pass) in passes.iter_mut().enumerate() {
-            pass.logits = logits == Some(index);
-            pass.argmax = argmax == Some(index);
-            pass.targets = request.targets.filter(|_| scored == Some(index));
-        }
-        passes
-    }
-
     /// Makes room for a call of the head, and uploads its rows and targets.
-    pub fn prepare_head(&self, workspace: &mut Workspace, pass: &HeadPass<'_>) -> Result<()> {
-        let (ops, head, rows) = (self.ops, &mut workspace.head, pass.num_rows);
+    fn upload_head(&self, head: &mut HeadWorkspace, pass: &HeadPass<'_>) -> Result<()> {
+        let (ops, rows) = (self.ops, pass.num_rows);
         reserve(ops, &mut head.scratch, LmHeadParams::scratch_len(rows, self.vocab_size))?;
         if pass.logits {
             reserve(ops, &mut head.logits, rows * self.vocab_size)?;
@@ -264,4 +249,32 @@ impl<'a> Step<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// The calls of the head that give what was asked: what is wanted of the same rows shares a call.
+fn head_passes<'a>(request: &Forward<'a>, batch_size: usize, num_tokens: usize) -> Vec<HeadPass<'a>> {
+    let scored = if request.targets.is_some() { LogitRows::All } else { LogitRows::None };
+    let mut passes: Vec<HeadPass<'a>> = Vec::new();
+    let mut pass_over = |rows: LogitRows<'a>| {
+        // The last position is every position of a sequence of one.
+        let rows = if num_tokens == batch_size && rows == LogitRows::Last { LogitRows::All } else { rows };
+        let num_rows = match rows {
+            LogitRows::None => return None,
+            LogitRows::Last => batch_size,
+            LogitRows::All => num_tokens,
+            LogitRows::Chosen(rows) => rows.len(),
+        };
+        let index = passes.iter().position(|pass| pass.rows == rows).unwrap_or_else(|| {
+            passes.push(HeadPass { rows, num_rows, logits: false, argmax: false, targets: None });
+            passes.len() - 1
+        });
+        Some(index)
+    };
+    let (logits, argmax, scored) = (pass_over(request.logits), pass_over(request.argmax), pass_over(scored));
+    for (index, pass) in passes.iter_mut().enumerate() {
+        pass.logits = logits == Some(index);
+        pass.argmax = argmax == Some(index);
+        pass.targets = request.targets.filter(|_| scored == Some(index));
+    }
+    passes
 }

@@ -17,15 +17,18 @@ pub struct Workspace {
     pub(super) attended: Buffer, // [num_tokens, hidden_size]
     pub(super) hidden: Buffer, // [rows, intermediate_size]: rows are tokens, or assignments to experts
     pub(super) moe: Option<MoeWorkspace>,
-    pub(super) head: HeadWorkspace,
+    pub(super) heads: [HeadWorkspace; MAX_HEAD_PASSES],
 }
+
+/// Calls of the head in a forward pass: for logits, for the best ids, and for losses, each of rows of their own.
+pub(super) const MAX_HEAD_PASSES: usize = 3;
 
 /// What routing needs.
 #[derive(Debug)]
 pub(super) struct MoeWorkspace {
     pub router_logits: Buffer,    // f32 [num_tokens, num_experts]
     pub expert_ids: Buffer,       // i32 [num_tokens, k]
-    pub forced_ids: Buffer,       // i32 [num_tokens, k]
+    pub forced_ids: Buffer,       // i32 [num_moe_layers, num_tokens, k]; empty until asked
     pub expert_weights: Buffer,   // f32 [num_tokens, k]
     pub losses: Buffer,           // f32 [num_moe_layers, 2]: auxiliary, z
     pub gating_scratch: Buffer,   // f32
@@ -61,7 +64,7 @@ impl Workspace {
             Some(moe) => Some(MoeWorkspace {
                 router_logits: ops.allocate(DType::F32, max_tokens * moe.num_experts)?,
                 expert_ids: ops.allocate(DType::I32, max_tokens * k)?,
-                forced_ids: ops.allocate(DType::I32, max_tokens * k)?,
+                forced_ids: ops.allocate(DType::I32, 0)?,
                 expert_weights: ops.allocate(DType::F32, max_tokens * k)?,
                 losses: ops.allocate(DType::F32, 2 * config.moe_layers().count())?,
                 gating_scratch: ops.allocate(DType::F32, TopkGatingParams::scratch_len(moe.num_experts))?,
@@ -73,7 +76,6 @@ impl Workspace {
                 expert_out: ops.allocate(dtype, k * wide)?,
             }),
         };
-        let none = |dtype| ops.allocate(dtype, 0);
         Ok(Workspace {
             max_tokens,
             token_ids: ops.allocate(DType::I32, max_tokens)?,
@@ -83,20 +85,27 @@ impl Workspace {
             attended: ops.allocate(dtype, wide)?,
             hidden: ops.allocate(dtype, max_tokens * k * config.intermediate_size)?,
             moe,
-            head: HeadWorkspace {
-                rows: none(DType::I32)?,
-                logits: none(DType::F32)?,
-                argmax: none(DType::I32)?,
-                targets: none(DType::I32)?,
-                losses: none(DType::F32)?,
-                scratch: none(DType::F32)?,
-            },
+            heads: [HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?],
         })
     }
 
     /// Tokens a forward pass may have.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+}
+
+impl HeadWorkspace {
+    fn empty(ops: &dyn Operations) -> Result<Self> {
+        let none = |dtype| ops.allocate(dtype, 0);
+        Ok(HeadWorkspace {
+            rows: none(DType::I32)?,
+            logits: none(DType::F32)?,
+            argmax: none(DType::I32)?,
+            targets: none(DType::I32)?,
+            losses: none(DType::F32)?,
+            scratch: none(DType::F32)?,
+        })
     }
 }
 

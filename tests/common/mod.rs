@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod compare;
+mod counting;
 mod executors;
 mod padded;
 
@@ -9,6 +10,7 @@ pub use checkpoint::{
     Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
 };
 pub use compare::{Bound, check_close, check_equal};
+pub use counting::{Calls, CountingDevice};
 pub use executors::{Executor, device_operations, executors, hopper_trial, trial};
 pub use padded::{Layout, Padded, f64s};
 
