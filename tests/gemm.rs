@@ -415,9 +415,41 @@ pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case:
     run_by(ops, dtype, case, &product)
 }
 
+/// The Hopper tile of shapes that matter, on 132 SMs: as benches/NOTES.md predicts times with.
+fn run_picks() -> Result<(), Failed> {
+    use WgmmaTile::{Split, T128x192, T256x128, T256x256};
+    let picks = [
+        (4096, 4096, 4096, T256x256),
+        (8192, 8192, 8192, T256x256),
+        (16384, 2304, 768, T256x128),
+        (16384, 768, 768, T256x256),
+        (16384, 3072, 768, T256x128),
+        (16384, 768, 3072, T256x256),
+        (1024, 2304, 768, T128x192),
+        (1024, 3072, 768, T128x192),
+        (1024, 768, 768, Split(1)),
+        (1024, 768, 3072, T256x128),
+        (12288, 1152, 384, T256x128),
+        (1, 2304, 768, Split(4)),
+        (16, 768, 3072, Split(8)),
+        (64, 3072, 768, Split(4)),
+    ];
+    let mut wrong = String::new();
+    for (m, n, k, expected) in picks {
+        let picked = WgmmaTile::pick(m, n, k, 132, true);
+        if picked != expected {
+            wrong += &format!("{m}x{n}x{k}: {picked:?}, expected {expected:?}\n");
+        }
+        if !matches!(WgmmaTile::pick(m, n, k, 132, false), Split(_)) {
+            wrong += &format!("{m}x{n}x{k}: a tile of panels for an output that has none\n");
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
+}
+
 /// Every trial of `gemm`.
 pub fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("gemm::picks", run_picks)];
     for &executor in executors() {
         if executor.name == "cpu" {
             continue;

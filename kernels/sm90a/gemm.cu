@@ -4,16 +4,19 @@
 // A warp loads tiles of a and b by TMA into a ring of stages; two warpgroups multiply them with wgmma, sums in
 // registers, and hand the result to TMA again, which stores it under the next tile. Tiles, and a split:
 //   256x256 a cluster (128x256 a CTA)   for large K: reads L2 least, 6.2 TB/s at 790 TFLOP/s
+//   128x192                             where its tiles fit all SMs at once and smaller ones do not: GPT-2 at 1,024 tokens
 //   128x128 ping-pong                   for small K, where half of a tile's time is its epilogue: one warpgroup's hides
 //                                       under the other's products. 256x128 is the same in a cluster of two that share b
 //   64x64 over a cluster along K        for outputs too small to fill the GPU: each CTA sums a part of K, the parts are
 //                                       added through distributed shared memory in one fixed order
-// Main loop: wgmma_mainloop.cuh. Launcher: src/kernels/sm90a.rs
+// Main loop: wgmma_mainloop.cuh. Launcher: src/kernels/sm90a/gemm.rs
 #include "split_k.cuh"
 #include "wgmma_gemm.cuh"
 
 template <class T>
 using Cooperative128x256 = WgmmaConfig<T, 128, 256, 4, 2, Roles::kCooperative, 2>;
+template <class T>
+using Cooperative128x192 = WgmmaConfig<T, 128, 192, 4, 3, Roles::kCooperative>;
 template <class T>
 using PingPong128x128 = WgmmaConfig<T, 128, 128, 5, 2, Roles::kPingPong>;
 template <class T>
@@ -59,6 +62,10 @@ DEFINE_GEMM(wgmma_gemm_256x256, bf16, Bf16, Cooperative128x256, false)
 DEFINE_GEMM(wgmma_gemm_256x256, f16, F16, Cooperative128x256, false)
 DEFINE_GEMM(wgmma_gemm_gelu_256x256, bf16, Bf16, Cooperative128x256, true)
 DEFINE_GEMM(wgmma_gemm_gelu_256x256, f16, F16, Cooperative128x256, true)
+DEFINE_GEMM(wgmma_gemm_128x192, bf16, Bf16, Cooperative128x192, false)
+DEFINE_GEMM(wgmma_gemm_128x192, f16, F16, Cooperative128x192, false)
+DEFINE_GEMM(wgmma_gemm_gelu_128x192, bf16, Bf16, Cooperative128x192, true)
+DEFINE_GEMM(wgmma_gemm_gelu_128x192, f16, F16, Cooperative128x192, true)
 DEFINE_GEMM(wgmma_gemm_256x128, bf16, Bf16, PingPong256x128, false)
 DEFINE_GEMM(wgmma_gemm_256x128, f16, F16, PingPong256x128, false)
 DEFINE_GEMM(wgmma_gemm_gelu_256x128, bf16, Bf16, PingPong256x128, true)

@@ -7,7 +7,7 @@
 //   128x128 ping-pong, gathered                    many chosen rows
 //   64x128                                         few rows, chosen or not: bound by the weights' bytes, 128 KB of them
 //                                                  under way an SM; GPT-2's 393 tiles are 2.98 waves
-// Launcher: src/kernels/sm90a.rs
+// Launcher: src/kernels/sm90a/lm_head.rs
 #include "vocab_partials.cuh"
 #include "wgmma_gemm.cuh"
 

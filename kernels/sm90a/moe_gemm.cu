@@ -6,7 +6,7 @@
 // A tile that its expert does not fill is stored by threads, since the rows behind it are the next expert's.
 //   128x128 ping-pong   for many rows an expert: one warpgroup's epilogue (GELU) hides under the other's products
 //   64x128              for few: as many bytes of weights under way, half the rows wasted
-// Launcher: src/kernels/sm90a.rs
+// Launcher: src/kernels/sm90a/moe_gemm.rs
 #include "wgmma_gemm.cuh"
 
 template <class T>

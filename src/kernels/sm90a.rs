@@ -7,6 +7,7 @@
 //! | 256x256 (2 CTAs) | 384: 40 produce, 232 consume | 4 of 48 KB, 226 KB | 1024, smem 640 | reads L2 least: bound by the tensor cores from K = 2048 |
 //! | 128x128 ping-pong | 384: 40, 232 | 5 of 32 KB, 226 KB | 512, smem 384 | an epilogue (about 2,000 clocks, GELU 4,000) hides under K >= 512 |
 //! | 256x128 (2 CTAs) ping-pong | the same | the same | 512 | and reads b once for two CTAs: 9.3 TB/s of L2 at 790 TFLOP/s, not 12.3 |
+//! | 128x192 | 384: 40, 232 | 4 of 40 KB, 209 KB | 768, smem 448 | 1,024 tokens of GPT-2: 96 or 128 tiles, one wave |
 //! | 64x64 split in K | 256: 60 | 5 of 16 KB, 2 CTAs an SM | 128, smem 128 | 160 KB of operands under way an SM: bound by HBM |
 //! | 128x128 gathered | 384: 56, 224 | 5 of 32 KB | 512 | 8 cp.async a producer thread a step |
 //! | 256x128, 128x128, 64x128 of lm_head | 384 or 256 | 6 of 32 KB or 8 of 24 KB, 193 KB | 512 or 256 | no staging: logits are reduced in registers |
@@ -16,6 +17,7 @@ pub(super) mod attention;
 pub(super) mod gemm;
 pub(super) mod lm_head;
 pub(super) mod moe_gemm;
+mod pick;
 
 use super::Kernels;
 use super::rows::narrow;
@@ -37,6 +39,8 @@ pub enum WgmmaTile {
     T128x128,
     /// 128x128 on each of two CTAs that share columns.
     T256x128,
+    /// 128x192: for outputs of about as many tiles as there are SMs.
+    T128x192,
     /// 64x128: experts with few rows, or a vocabulary. `gemm` is not compiled for it.
     T64x128,
     /// 64x64, K in as many parts (1, 2, 4 or 8), a CTA of a cluster each.
@@ -45,8 +49,9 @@ pub enum WgmmaTile {
 
 impl WgmmaTile {
     /// The tiles that `gemm` and `mlp` are compiled for.
-    pub const GEMM: [WgmmaTile; 7] = [
+    pub const GEMM: [WgmmaTile; 8] = [
         WgmmaTile::T256x256,
+        WgmmaTile::T128x192,
         WgmmaTile::T256x128,
         WgmmaTile::T128x128,
         WgmmaTile::Split(1),
@@ -65,6 +70,7 @@ impl WgmmaTile {
             WgmmaTile::T256x256 => (256, 256),
             WgmmaTile::T256x128 => (256, 128),
             WgmmaTile::T128x128 => (128, 128),
+            WgmmaTile::T128x192 => (128, 192),
             WgmmaTile::T64x128 => (64, 128),
             WgmmaTile::Split(_) => (64, 64),
         }
@@ -77,6 +83,7 @@ impl WgmmaTile {
             WgmmaTile::T256x256 => (128, 128, 64),
             WgmmaTile::T256x128 => (128, 64, 128),
             WgmmaTile::T128x128 => (128, 128, 128),
+            WgmmaTile::T128x192 => (128, 192, 64),
             WgmmaTile::T64x128 => (64, 128, 64),
             WgmmaTile::Split(_) => (64, 64, 64),
         }
@@ -92,16 +99,16 @@ impl WgmmaTile {
 
     const fn num_threads(self) -> u32 {
         match self {
-            WgmmaTile::T256x256 | WgmmaTile::T256x128 | WgmmaTile::T128x128 => 384,
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 256,
+            _ => 384,
         }
     }
 
     /// CTAs that an SM holds.
     const fn blocks_per_sm(self) -> usize {
         match self {
-            WgmmaTile::T256x256 | WgmmaTile::T256x128 | WgmmaTile::T128x128 => 1,
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 2,
+            _ => 1,
         }
     }
 
@@ -110,6 +117,7 @@ impl WgmmaTile {
         let (stages, rows, panels, panel_rows) = match self {
             WgmmaTile::T256x256 => (4, 128 + 256, 4, 64),
             WgmmaTile::T256x128 | WgmmaTile::T128x128 => (5, 128 + 128, 4, 128),
+            WgmmaTile::T128x192 => (4, 128 + 192, 6, 64),
             WgmmaTile::T64x128 => (4, 64 + 128, 2, 64),
             WgmmaTile::Split(splits) => {
                 // The partial sums, and this CTA's rows of them added up; rows are 64 + 8 floats.

@@ -53,28 +53,7 @@ pub(in super::super) fn pick(kernels: &Kernels, p: &GemmParams, dims: GemmDims) 
         return None;
     }
     let num_sms = kernels.device().properties().num_sms as usize;
-    let tiles = |tile: WgmmaTile| {
-        let (block_m, block_n) = tile.shape();
-        dims.m.div_ceil(block_m) * dims.n.div_ceil(block_n)
-    };
-    if dims.m > 64 && stores_panels(p, dims) {
-        // A pair of SMs a tile: with fewer tiles than pairs the smaller tile spreads wider. Below K = 2048 the wide
-        // tile's epilogue, which hides under nothing, is over a tenth of its time.
-        if dims.k >= 2048 && tiles(WgmmaTile::T256x256) >= num_sms / 2 {
-            return Some(WgmmaTile::T256x256);
-        }
-        if tiles(WgmmaTile::T256x128) >= num_sms / 2 {
-            return Some(WgmmaTile::T256x128);
-        }
-        // Half the SMs with 128x128 read as fast as all of them with 64x64, which read L2 twice as often.
-        if tiles(WgmmaTile::T128x128) >= num_sms / 2 {
-            return Some(WgmmaTile::T128x128);
-        }
-    }
-    // As many parts of K as fill two CTAs an SM, each of two steps at least: a part costs a pass through shared memory.
-    let num_k_tiles = dims.k.div_ceil(BLOCK_K);
-    let wanted = (2 * num_sms / tiles(WgmmaTile::Split(1)).max(1)).min(num_k_tiles / 2).clamp(1, 8);
-    Some(WgmmaTile::Split(1 << wanted.ilog2()))
+    Some(WgmmaTile::pick(dims.m, dims.n, dims.k, num_sms, stores_panels(p, dims)))
 }
 
 /// [`crate::kernels::gemm()`] by the Hopper kernels, with a tile of the caller's choice out of [`WgmmaTile::GEMM`].
