@@ -1,7 +1,42 @@
 //! What a profiler counts, exactly.
+//!
+//! Everything is counted where its instruction is executed, asynchronous work too, so the counts are the same in every run
+//! and every order, but for loops that poll: how often these go round depends on the order. Not counted: local memory
+//! (what is spilled is up to ptxas), prefetches, and what the L1 and L2 caches save.
 
 use crate::decode::program::{Class, Place, Program};
 use crate::exec::memory::{Reach, Shape};
+
+/// Traffic between a multiprocessor and global memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests: one a warp instruction (for `cp.async` too), one a bulk or tensor copy.
+    pub requests: u64,
+    /// Bytes asked for. Two lanes that read the same bytes ask twice; the part of a tensor copy's box outside the tensor
+    /// and the bytes that `cp.async` fills with zeros are not read and not counted; a multicast copy reads once.
+    pub bytes: u64,
+    /// 32-byte sectors that each request touched, summed.
+    pub sectors: u64,
+    /// Sectors that as many bytes, side by side from a sector's start, would have needed in each request. Never more
+    /// than `sectors`: their difference is what alignment and strides waste.
+    pub sectors_least: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, o: &Traffic) {
+        self.requests += o.requests;
+        self.bytes += o.bytes;
+        self.sectors += o.sectors;
+        self.sectors_least += o.sectors_least;
+    }
+
+    fn request(&mut self, bytes: u64, sectors: u64) {
+        self.requests += 1;
+        self.bytes += bytes;
+        self.sectors += sectors;
+        self.sectors_least += bytes.div_ceil(32).min(sectors);
+    }
+}
 
 /// Counts of one instruction of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,28 +45,28 @@ pub struct InstructionCounts {
     pub warps: u64,
     /// Thread instructions executed.
     pub threads: u64,
-    /// Requests to global memory (one a warp instruction that reaches it).
-    pub global_requests: u64,
-    /// Bytes that the lanes asked for.
-    pub global_bytes: u64,
-    /// 32-byte sectors that the requests touched.
-    pub global_sectors: u64,
-    /// Sectors that the bytes would need at best.
-    pub global_sectors_least: u64,
-    /// Whether the global accesses write.
-    pub global_writes: bool,
-    /// Requests to shared memory.
+    /// All reads of global memory: by threads, `cp.async`, bulk and tensor copies. Constant memory is not among them.
+    pub global_loads: Traffic,
+    /// All writes of global memory: by threads, bulk and tensor copies. Atomics and reductions are here, their bytes
+    /// once.
+    pub global_stores: Traffic,
+    /// The part of `global_loads` that `cp.async`, bulk and tensor copies made.
+    pub async_loads: Traffic,
+    /// The part of `global_stores` that bulk and tensor copies and reductions made.
+    pub async_stores: Traffic,
+    /// Requests to shared memory: one a warp instruction (`ldmatrix`, `cp.async` and accesses to another CTA of the
+    /// cluster too), one a `wgmma`. Bulk and tensor copies are not among them: they write rows one behind the other,
+    /// whole, and meet no bank conflict.
     pub shared_requests: u64,
-    /// Bytes that the lanes asked for.
+    /// Bytes that the requests to shared memory asked for; of `wgmma`, its operands in shared memory, once each.
     pub shared_bytes: u64,
-    /// Passes over the banks that the requests took.
+    /// Passes over the 32 banks of 4 bytes that the requests to shared memory took: a pass gives one word of each bank.
     pub shared_wavefronts: u64,
-    /// Passes that the bytes would need at best.
+    /// Passes that they would have taken without bank conflicts. The layouts of `wgmma` descriptors have none: a core
+    /// matrix (8 rows of 16 bytes) takes one pass in each of them.
     pub shared_wavefronts_least: u64,
     /// Multiply-accumulates on the tensor cores.
     pub tensor_macs: u64,
-    /// Bytes moved by asynchronous copies.
-    pub async_bytes: u64,
 }
 
 /// Counters of a running grid.
@@ -64,20 +99,51 @@ impl Raw {
         self.instructions += 1;
     }
 
-    /// A global access.
+    /// A global access of a warp's lanes.
     #[inline(always)]
     pub fn global(&mut self, pc: u32, reach: &Reach, write: bool) {
         let c = &mut self.of[pc as usize];
-        let lanes = u64::from(reach.mask.count_ones());
-        c.global_requests += 1;
-        c.global_bytes += lanes * u64::from(reach.size);
-        c.global_sectors_least += (lanes * u64::from(reach.size)).div_ceil(32);
-        c.global_writes |= write;
-        c.global_sectors += match reach.shape {
-            Shape::Uniform => 1,
-            Shape::Contiguous => (reach.offsets[31] / 32 - reach.offsets[0] / 32) as u64 + 1,
-            Shape::Any => distinct(&reach.offsets, reach.mask, 5),
+        let (bytes, sectors) = requested(reach);
+        let traffic = if write { &mut c.global_stores } else { &mut c.global_loads };
+        traffic.request(bytes, sectors);
+    }
+
+    /// What `cp.async` reads of lanes that copy whole units, and the `(address, bytes)` of those that copy less.
+    pub fn copied(&mut self, pc: u32, whole: &[Reach], less: &[(u64, u64)]) {
+        let (mut bytes, mut sectors) = (0, 0);
+        for reach in whole {
+            let (b, s) = requested(reach);
+            (bytes, sectors) = (bytes + b, sectors + s);
+        }
+        let mut seen: Vec<u64> = Vec::new();
+        for &(address, length) in less {
+            bytes += length;
+            // At most 16 aligned bytes: one sector.
+            if !seen.contains(&(address / 32)) {
+                seen.push(address / 32);
+            }
+        }
+        let c = &mut self.of[pc as usize];
+        c.global_loads.request(bytes, sectors + seen.len() as u64);
+        c.async_loads.request(bytes, sectors + seen.len() as u64);
+    }
+
+    /// A bulk or tensor copy of these `(address, bytes)` of global memory, in the order of the copy.
+    pub fn bulk(&mut self, pc: u32, runs: impl Iterator<Item = (u64, u32)>, write: bool) {
+        let (mut bytes, mut sectors, mut last) = (0, 0, None);
+        for (address, length) in runs.filter(|(_, length)| *length > 0) {
+            let (low, high) = (address / 32, (address + u64::from(length) - 1) / 32);
+            bytes += u64::from(length);
+            // A swizzle cuts rows; the pieces of a sector are one.
+            sectors += high - low + u64::from(last != Some(low));
+            last = Some(high);
+        }
+        let c = &mut self.of[pc as usize];
+        let both = match write {
+            true => [&mut c.global_stores, &mut c.async_stores],
+            false => [&mut c.global_loads, &mut c.async_loads],
         };
+        both.into_iter().for_each(|traffic| traffic.request(bytes, sectors));
     }
 
     /// A shared access.
@@ -101,10 +167,25 @@ impl Raw {
         self.of[pc as usize].tensor_macs += macs;
     }
 
-    /// Bytes an asynchronous copy moves.
-    pub fn copied(&mut self, pc: u32, bytes: u32) {
-        self.of[pc as usize].async_bytes += u64::from(bytes);
+    /// The operands of a `wgmma` in shared memory.
+    pub fn operands(&mut self, pc: u32, bytes: u64) {
+        let c = &mut self.of[pc as usize];
+        c.shared_requests += 1;
+        c.shared_bytes += bytes;
+        c.shared_wavefronts += bytes / 128;
+        c.shared_wavefronts_least += bytes / 128;
     }
+}
+
+/// Bytes that the lanes ask for, and the sectors that they touch.
+#[inline(always)]
+fn requested(reach: &Reach) -> (u64, u64) {
+    let sectors = match reach.shape {
+        Shape::Uniform => 1,
+        Shape::Contiguous => (reach.offsets[31] / 32 - reach.offsets[0] / 32) as u64 + 1,
+        Shape::Any => distinct(&reach.offsets, reach.mask, 5),
+    };
+    (u64::from(reach.mask.count_ones()) * u64::from(reach.size), sectors)
 }
 
 /// Distinct values of `offset >> shift`.
@@ -223,17 +304,22 @@ impl InstructionCounts {
     pub fn add(&mut self, o: &InstructionCounts) {
         self.warps += o.warps;
         self.threads += o.threads;
-        self.global_requests += o.global_requests;
-        self.global_bytes += o.global_bytes;
-        self.global_sectors += o.global_sectors;
-        self.global_sectors_least += o.global_sectors_least;
-        self.global_writes |= o.global_writes;
+        self.global_loads.add(&o.global_loads);
+        self.global_stores.add(&o.global_stores);
+        self.async_loads.add(&o.async_loads);
+        self.async_stores.add(&o.async_stores);
         self.shared_requests += o.shared_requests;
         self.shared_bytes += o.shared_bytes;
         self.shared_wavefronts += o.shared_wavefronts;
         self.shared_wavefronts_least += o.shared_wavefronts_least;
         self.tensor_macs += o.tensor_macs;
-        self.async_bytes += o.async_bytes;
+    }
+
+    /// Loads and stores of global memory together.
+    pub fn global(&self) -> Traffic {
+        let mut sum = self.global_loads;
+        sum.add(&self.global_stores);
+        sum
     }
 }
 

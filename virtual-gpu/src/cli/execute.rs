@@ -171,20 +171,29 @@ fn report(
     writeln!(out, "{}: {count} ({order})", arguments.kernel)
 }
 
-/// The totals of an instruction count, with their names.
-fn named(counts: &InstructionCounts) -> [(&'static str, u64); 11] {
+/// The counts of an instruction, with their names.
+fn named(c: &InstructionCounts) -> [(&'static str, u64); 19] {
+    let global = c.global();
     [
-        ("warp_instructions", counts.warps),
-        ("thread_instructions", counts.threads),
-        ("tensor_macs", counts.tensor_macs),
-        ("global_requests", counts.global_requests),
-        ("global_bytes", counts.global_bytes),
-        ("global_sectors", counts.global_sectors),
-        ("global_sectors_least", counts.global_sectors_least),
-        ("shared_bytes", counts.shared_bytes),
-        ("shared_wavefronts", counts.shared_wavefronts),
-        ("shared_wavefronts_least", counts.shared_wavefronts_least),
-        ("async_bytes", counts.async_bytes),
+        ("warp_instructions", c.warps),
+        ("thread_instructions", c.threads),
+        ("tensor_macs", c.tensor_macs),
+        ("global_requests", global.requests),
+        ("global_bytes", global.bytes),
+        ("global_sectors", global.sectors),
+        ("global_sectors_least", global.sectors_least),
+        ("global_load_bytes", c.global_loads.bytes),
+        ("global_load_sectors", c.global_loads.sectors),
+        ("global_store_bytes", c.global_stores.bytes),
+        ("global_store_sectors", c.global_stores.sectors),
+        ("async_load_bytes", c.async_loads.bytes),
+        ("async_load_sectors", c.async_loads.sectors),
+        ("async_store_bytes", c.async_stores.bytes),
+        ("async_store_sectors", c.async_stores.sectors),
+        ("shared_requests", c.shared_requests),
+        ("shared_bytes", c.shared_bytes),
+        ("shared_wavefronts", c.shared_wavefronts),
+        ("shared_wavefronts_least", c.shared_wavefronts_least),
     ]
 }
 
@@ -216,12 +225,31 @@ fn write_counters(kernel: &KernelCounters, out: &mut dyn Write) -> std::io::Resu
     for (class, count) in Class::NAMES.iter().zip(kernel.by_class).filter(|(_, count)| *count > 0) {
         writeln!(out, "  threads: {class:<15} {count:>14}")?;
     }
-    writeln!(out, "  {:>14} {:>14} {:>10} {:>10}  line", "threads", "global bytes", "sectors", "wavefronts")?;
+    let header =
+        ["threads", "MACs", "load bytes", "store bytes", "async", "sectors", "least", "wavefronts", "least"];
+    writeln!(out, "{}  line", columns(header))?;
     for (line, c) in by_line(kernel) {
-        let (sectors, wavefronts) = (c.global_sectors, c.shared_wavefronts);
-        writeln!(out, "  {:>14} {:>14} {sectors:>10} {wavefronts:>10}  {line}", c.threads, c.global_bytes)?;
+        let global = c.global();
+        let counts = [
+            c.threads,
+            c.tensor_macs,
+            c.global_loads.bytes,
+            c.global_stores.bytes,
+            c.async_loads.bytes + c.async_stores.bytes,
+            global.sectors,
+            global.sectors_least,
+            c.shared_wavefronts,
+            c.shared_wavefronts_least,
+        ];
+        writeln!(out, "{}  {line}", columns(counts))?;
     }
     writeln!(out)
+}
+
+/// A row of the table of lines: instructions, products and bytes are longer numbers than the rest.
+fn columns<T: std::fmt::Display>(row: [T; 9]) -> String {
+    let widths = [14, 14, 12, 12, 12, 10, 10, 10, 10];
+    row.iter().zip(widths).map(|(value, width)| format!(" {value:>width$}")).collect()
 }
 
 fn json(

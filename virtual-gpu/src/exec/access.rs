@@ -7,6 +7,7 @@ use crate::decode::program::*;
 use crate::findings::Kind;
 use crate::memory::{Bytes, Store};
 use crate::options::Checks;
+use crate::ptx::ast::Space;
 use crate::races::{self, Touch};
 
 /// Sign-extends a loaded element to its register's width.
@@ -297,7 +298,9 @@ pub fn load(
                 if access.strength != Strength::Weak && access.strength != Strength::Volatile {
                     races::acquire_global(ctx, group.origin, &reach, access.strength);
                 }
-                ctx.grid.counters.global(pc, &reach, false);
+                if access.address.space != Space::Const {
+                    ctx.grid.counters.global(pc, &reach, false);
+                }
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
                 if a.bytes.is_view() {
                     load_view(warp, access, &mut a.bytes, &reach, check);

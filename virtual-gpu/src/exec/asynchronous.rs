@@ -118,6 +118,7 @@ pub fn cp_async(
     // Source addresses are checked where bytes are read; with fewer bytes only those, at 4-byte granularity.
     let mut reads = lanes(active).filter(|&l| read[l] as u32 == op.bytes).fold(0u32, |m, l| m | 1 << l);
     let partial = active & !reads & lanes(active).filter(|&l| read[l] != 0).fold(0u32, |m, l| m | 1 << l);
+    let mut whole = Vec::new();
     while reads != 0 {
         let Ok(group) =
             next_group(ctx, warp, top, pc, &src, &mut reads, op.src.space, op.bytes, Action::Read)
@@ -127,7 +128,7 @@ pub fn cp_async(
         let reach = group.reach(&src, op.bytes);
         let touch = races::Touch::of(Action::Read, Strength::Weak);
         races::global(ctx, warp, pc, group.origin, &reach, touch);
-        ctx.grid.counters.global(pc, &reach, false);
+        whole.push(reach);
     }
     for lane in lanes(partial) {
         let at = super::At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(src[lane]) };
@@ -149,7 +150,9 @@ pub fn cp_async(
     }
     let mut offsets = [0u32; 32];
     (0..32).for_each(|l| offsets[l] = dst[l].wrapping_sub(group.origin) as u32);
-    ctx.grid.counters.copied(pc, active.count_ones() * op.bytes);
+    let less: Vec<(u64, u64)> = lanes(partial).map(|l| (src[l], u64::from(read[l]))).collect();
+    ctx.grid.counters.copied(pc, &whole, &less);
+    ctx.grid.counters.shared(pc, &group.reach(&dst, op.bytes));
     races::copy_issued(ctx, warp, pc, cta, &offsets, active, op.bytes);
     let mut copy = Copy { mask: active, dst: offsets, src, bytes: op.bytes, read, pc, moved: 0 };
     let now = match ctx.order {

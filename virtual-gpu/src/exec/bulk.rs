@@ -258,7 +258,8 @@ pub fn issue(
                 return bad(ctx, Kind::OutOfBounds, message);
             }
         }
-        ctx.grid.counters.copied(pc, total);
+        let moved = runs.iter().filter_map(|&(global, _, length)| Some((global?, length)));
+        ctx.grid.counters.bulk(pc, moved, !load);
         if load {
             let Some((barriers, space)) = &signals else {
                 return bad(ctx, Kind::Unsupported, "a load without mbarrier".into());

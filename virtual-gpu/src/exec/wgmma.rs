@@ -31,6 +31,14 @@ pub struct Wgmma {
     pub saturate: bool,
 }
 
+impl Wgmma {
+    /// Bytes of the operands that lie in shared memory.
+    fn shared_bytes(&self) -> usize {
+        let a = if matches!(self.a, AOperand::Descriptor(_)) { layout::M } else { 0 };
+        (a + self.kind.n()) * self.kind.k() * self.kind.a().bytes()
+    }
+}
+
 /// A product that is not done yet.
 struct Deferred {
     pc: u32,
@@ -222,6 +230,7 @@ pub fn issue(
         }
     }
     ctx.grid.counters.tensor(pc, op.kind.macs() as u64);
+    ctx.grid.counters.operands(pc, op.shared_bytes() as u64);
     let commits = warp.wgmma.commits;
     let job = Deferred { pc, a, b, scale, group: commits };
     if ctx.checks == Checks::All {

@@ -5,6 +5,7 @@
 mod support;
 
 mod ampere;
+mod counters;
 mod elementwise;
 mod hopper;
 mod reductions;

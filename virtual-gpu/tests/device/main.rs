@@ -1,6 +1,7 @@
 //! The device around the kernels: what is refused when a module is loaded or a kernel launched, streams, events, graphs,
 //! and how launches that cannot end are reported.
 
+mod counters;
 mod launches;
 mod refused;
 mod schedules;

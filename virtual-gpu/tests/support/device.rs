@@ -4,6 +4,7 @@ use super::{Argument, Case, Output};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
+use virtual_gpu::counters::InstructionCounts;
 use virtual_gpu::{Description, Gpu, Launch, Module, Options, Stream};
 
 thread_local! {
@@ -31,6 +32,7 @@ impl Case {
         let (gpu, module) = LOADED
             .with(|loaded| loaded.borrow_mut().entry(file.clone()).or_insert_with(|| load(&file)).clone());
         gpu.set_options(options);
+        gpu.reset_counters();
         for (name, data) in &self.symbols {
             let (address, bytes) = module.global(name).expect("a device variable");
             assert_eq!(bytes, data.len() as u64, "{name}");
@@ -96,6 +98,8 @@ impl Case {
             assert!(!findings.is_empty(), "the launch failed without a finding: {error}");
         }
         addresses.into_iter().for_each(|address| gpu.free(address).expect("allocated"));
-        Output { findings, buffers }
+        let mut counts = InstructionCounts::default();
+        gpu.counters().iter().for_each(|kernel| counts.add(&kernel.total));
+        Output { findings, counts, buffers }
     }
 }

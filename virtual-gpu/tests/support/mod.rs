@@ -4,6 +4,7 @@
 
 mod device;
 
+use virtual_gpu::counters::InstructionCounts;
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::{DataType, TensorMap};
 use virtual_gpu::{Finding, Options, Order};
@@ -190,6 +191,8 @@ impl Case {
 /// What a case left behind.
 pub struct Output {
     pub findings: Vec<Finding>,
+    /// Totals of all launches.
+    pub counts: InstructionCounts,
     buffers: Vec<Vec<u8>>,
 }
 
