@@ -1,8 +1,8 @@
 //! What a profiler counts, exactly.
 //!
-//! Everything is counted where its instruction is executed, asynchronous work too, so the counts are the same in every run
-//! and every order, but for loops that poll: how often these go round depends on the order. Not counted: local memory
-//! (what is spilled is up to ptxas), prefetches, and what the L1 and L2 caches save.
+//! Everything is counted where its instruction is executed, asynchronous work too, so the counts are the same
+//! in every run and every order, but for loops that poll: how often these go round depends on the order. Not
+//! counted: local memory (what is spilled is up to ptxas), prefetches, and what the L1 and L2 caches save.
 
 use crate::decode::program::{Class, Place, Program};
 use crate::exec::memory::{Reach, Shape};
@@ -12,13 +12,14 @@ use crate::exec::memory::{Reach, Shape};
 pub struct Traffic {
     /// Requests: one a warp instruction (for `cp.async` too), one a bulk or tensor copy.
     pub requests: u64,
-    /// Bytes asked for. Two lanes that read the same bytes ask twice; the part of a tensor copy's box outside the tensor
-    /// and the bytes that `cp.async` fills with zeros are not read and not counted; a multicast copy reads once.
+    /// Bytes asked for. Two lanes that read the same bytes ask twice; the part of a tensor copy's box outside
+    /// the tensor and the bytes that `cp.async` fills with zeros are not read and not counted; a multicast
+    /// copy reads once.
     pub bytes: u64,
     /// 32-byte sectors that each request touched, summed.
     pub sectors: u64,
-    /// Sectors that as many bytes, side by side from a sector's start, would have needed in each request. Never more
-    /// than `sectors`: their difference is what alignment and strides waste.
+    /// Sectors that as many bytes, side by side from a sector's start, would have needed in each request.
+    /// Never more than `sectors`: their difference is what alignment and strides waste.
     pub sectors_least: u64,
 }
 
@@ -45,25 +46,28 @@ pub struct InstructionCounts {
     pub warps: u64,
     /// Thread instructions executed.
     pub threads: u64,
-    /// All reads of global memory: by threads, `cp.async`, bulk and tensor copies. Constant memory is not among them.
+    /// All reads of global memory: by threads, `cp.async`, bulk and tensor copies. Constant memory is not
+    /// among them.
     pub global_loads: Traffic,
-    /// All writes of global memory: by threads, bulk and tensor copies. Atomics and reductions are here, their bytes
-    /// once.
+    /// All writes of global memory: by threads, bulk and tensor copies. Atomics and reductions are here,
+    /// their bytes once.
     pub global_stores: Traffic,
     /// The part of `global_loads` that `cp.async`, bulk and tensor copies made.
     pub async_loads: Traffic,
     /// The part of `global_stores` that bulk and tensor copies and reductions made.
     pub async_stores: Traffic,
-    /// Requests to shared memory: one a warp instruction (`ldmatrix`, `cp.async` and accesses to another CTA of the
-    /// cluster too), one a `wgmma`. Bulk and tensor copies are not among them: they write rows one behind the other,
-    /// whole, and meet no bank conflict.
+    /// Requests to shared memory: one a warp instruction (`ldmatrix`, `cp.async` and accesses to another CTA
+    /// of the cluster too), one a `wgmma`. Bulk and tensor copies are not among them: they write rows one
+    /// behind the other, whole, and meet no bank conflict.
     pub shared_requests: u64,
-    /// Bytes that the requests to shared memory asked for; of `wgmma`, its operands in shared memory, once each.
+    /// Bytes that the requests to shared memory asked for; of `wgmma`, its operands in shared memory, once
+    /// each.
     pub shared_bytes: u64,
-    /// Passes over the 32 banks of 4 bytes that the requests to shared memory took: a pass gives one word of each bank.
+    /// Passes over the 32 banks of 4 bytes that the requests to shared memory took: a pass gives one word of
+    /// each bank.
     pub shared_wavefronts: u64,
-    /// Passes that they would have taken without bank conflicts. The layouts of `wgmma` descriptors have none: a core
-    /// matrix (8 rows of 16 bytes) takes one pass in each of them.
+    /// Passes that they would have taken without bank conflicts. The layouts of `wgmma` descriptors have
+    /// none: a core matrix (8 rows of 16 bytes) takes one pass in each of them.
     pub shared_wavefronts_least: u64,
     /// Multiply-accumulates on the tensor cores.
     pub tensor_macs: u64,
@@ -108,7 +112,8 @@ impl Raw {
         traffic.request(bytes, sectors);
     }
 
-    /// What `cp.async` reads of lanes that copy whole units, and the `(address, bytes)` of those that copy less.
+    /// What `cp.async` reads of lanes that copy whole units, and the `(address, bytes)` of those that copy
+    /// less.
     pub fn copied(&mut self, pc: u32, whole: &[Reach], less: &[(u64, u64)]) {
         let (mut bytes, mut sectors) = (0, 0);
         for reach in whole {
