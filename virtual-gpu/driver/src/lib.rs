@@ -32,6 +32,7 @@ pub mod code {
     pub const NO_BINARY_FOR_GPU: i32 = 209;
     pub const INVALID_PTX: i32 = 218;
     pub const INVALID_HANDLE: i32 = 400;
+    pub const ILLEGAL_STATE: i32 = 401;
     pub const NOT_FOUND: i32 = 500;
     pub const NOT_READY: i32 = 600;
     pub const ILLEGAL_ADDRESS: i32 = 700;
@@ -42,6 +43,13 @@ pub mod code {
     pub const LAUNCH_FAILED: i32 = 719;
     pub const COOPERATIVE_LAUNCH_TOO_LARGE: i32 = 720;
     pub const STREAM_CAPTURE_UNSUPPORTED: i32 = 900;
+    pub const STREAM_CAPTURE_INVALIDATED: i32 = 901;
+    pub const STREAM_CAPTURE_MERGE: i32 = 902;
+    pub const STREAM_CAPTURE_UNMATCHED: i32 = 903;
+    pub const STREAM_CAPTURE_UNJOINED: i32 = 904;
+    pub const STREAM_CAPTURE_ISOLATION: i32 = 905;
+    pub const STREAM_CAPTURE_IMPLICIT: i32 = 906;
+    pub const CAPTURED_EVENT: i32 = 907;
     pub const INVALID_CLUSTER_SIZE: i32 = 912;
 }
 
@@ -125,6 +133,14 @@ fn code_of(error: Error) -> i32 {
         Error::IllegalInstruction => code::ILLEGAL_INSTRUCTION,
         Error::Timeout => code::LAUNCH_TIMEOUT,
         Error::CaptureUnsupported(_) => code::STREAM_CAPTURE_UNSUPPORTED,
+        Error::CaptureInvalidated(_) => code::STREAM_CAPTURE_INVALIDATED,
+        Error::CaptureMerge(_) => code::STREAM_CAPTURE_MERGE,
+        Error::CaptureUnmatched(_) => code::STREAM_CAPTURE_UNMATCHED,
+        Error::CaptureUnjoined(_) => code::STREAM_CAPTURE_UNJOINED,
+        Error::CaptureIsolation(_) => code::STREAM_CAPTURE_ISOLATION,
+        Error::CaptureImplicit(_) => code::STREAM_CAPTURE_IMPLICIT,
+        Error::CapturedEvent(_) => code::CAPTURED_EVENT,
+        Error::IllegalState(_) => code::ILLEGAL_STATE,
         Error::NotReady => code::NOT_READY,
         _ => code::LAUNCH_FAILED,
     }
@@ -220,6 +236,14 @@ fn name_of(error: c_int) -> &'static std::ffi::CStr {
         code::LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
         code::COOPERATIVE_LAUNCH_TOO_LARGE => c"CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE",
         code::STREAM_CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        code::STREAM_CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        code::STREAM_CAPTURE_MERGE => c"CUDA_ERROR_STREAM_CAPTURE_MERGE",
+        code::STREAM_CAPTURE_UNMATCHED => c"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED",
+        code::STREAM_CAPTURE_UNJOINED => c"CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
+        code::STREAM_CAPTURE_ISOLATION => c"CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+        code::STREAM_CAPTURE_IMPLICIT => c"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+        code::CAPTURED_EVENT => c"CUDA_ERROR_CAPTURED_EVENT",
+        code::ILLEGAL_STATE => c"CUDA_ERROR_ILLEGAL_STATE",
         code::INVALID_CLUSTER_SIZE => c"CUDA_ERROR_INVALID_CLUSTER_SIZE",
         _ => c"CUDA_ERROR_UNKNOWN",
     }

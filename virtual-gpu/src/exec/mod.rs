@@ -58,13 +58,31 @@ pub struct Grid {
     pub finished: u64,
     pub started: u64,
     pub counters: crate::counters::Raw,
-    /// Grids before this one, which may still run, are not complete.
+    /// Grids that this one waits for are not complete.
     pub waits_for_others: bool,
+    /// Other grids that nothing, or only a wait of this one, orders with it.
+    pub overlaps: Vec<Overlap>,
+    /// Where it stands among the other work of the device.
+    pub position: crate::stream::Position,
     /// Registers of a thread at the start, as far as PTX says.
     pub registers: u32,
 }
 
+/// A grid that another may overlap with.
+#[derive(Clone)]
+pub struct Overlap {
+    pub id: u64,
+    pub program: Arc<Program>,
+    /// It comes before the other, which waits for it with `griddepcontrol.wait`.
+    pub before: bool,
+}
+
 impl Grid {
+    /// The grid (16 bits of its number) that nothing orders with this one, whose CTA may have waited.
+    pub fn overlap(&self, id: u64, waited: bool) -> Option<&Overlap> {
+        self.overlaps.iter().find(|o| o.id & 0xffff == id && !(o.before && waited))
+    }
+
     pub fn threads(&self) -> u32 {
         self.block.iter().product()
     }

@@ -33,24 +33,25 @@ pub struct GridClocks {
     published: HashMap<u64, Vec<u32>>,
     /// First number of each grid.
     bases: Vec<(u64, usize)>,
-    /// Grids (16 bits) of this run that are not complete, more than one only where they overlap.
-    pub running: Vec<u64>,
-    /// Number of the run, not 0.
+    /// CTAs of all grids.
+    count: usize,
+    /// Number of the first grid, not 0.
     pub run: u32,
 }
 
 impl GridClocks {
-    /// Clocks for grids of these numbers and counts of CTAs.
-    pub fn new(grids: impl Iterator<Item = (u64, u64)>) -> Self {
-        let mut clocks = Self::default();
-        let mut base = 0;
-        for (id, ctas) in grids {
-            clocks.run = if clocks.run == 0 { (id as u32).max(1) } else { clocks.run };
-            clocks.running.push(id & 0xffff);
-            clocks.bases.push((id & 0xffff, base));
-            base += ctas as usize;
-        }
-        clocks
+    /// Adds the clocks of a grid of this number and so many CTAs.
+    pub fn add(&mut self, id: u64, ctas: u64) {
+        self.run = if self.run == 0 { (id as u32).max(1) } else { self.run };
+        self.bases.push((id & 0xffff, self.count));
+        self.count += ctas as usize;
+    }
+
+    /// Whether a CTA knows what one of another grid did up to `clock`.
+    pub(super) fn knows(&self, (grid, cta): (u64, u64), (other, its): (u64, u64), clock: u32) -> bool {
+        let known = self.ctas.get(self.base(grid) + cta as usize);
+        let known = known.and_then(|c| c.knows.get(self.base(other) + its as usize));
+        known.is_some_and(|&known| known >= clock)
     }
 
     fn base(&self, grid: u64) -> usize {

@@ -31,7 +31,7 @@ pub fn global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &
 
 fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
     // Alone on the device there is nobody to race with.
-    if ctx.grid.ctas() == 1 && ctx.clocks.running.len() < 2 {
+    if ctx.grid.ctas() == 1 && ctx.grid.overlaps.is_empty() {
         return;
     }
     let (grid, cta) = key(ctx);
@@ -47,7 +47,8 @@ fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach
         clock,
         write: touch.action != Action::Read,
         strong: touch.strong,
-        running: &ctx.clocks.running,
+        launch: ctx.grid,
+        clocks: ctx.clocks,
         waited: ctx.ctas[ctx.cta].hopper.waited_for_grids,
         communicates: ctx.program.communicates,
         knows,
@@ -111,15 +112,25 @@ fn report(
         format!("{} of {}, unordered with an earlier {verb}", action.name(), ctx.memory.describe(address));
     let (grid, cta) = (earlier >> 48, earlier >> 24 & MANY);
     let same_grid = grid == ctx.grid.id & 0xffff;
+    let rival = ctx.grid.overlap(grid, false).filter(|_| !same_grid);
     let what = match (same_grid, cta == MANY) {
-        (false, _) => format!("{verb} by a grid that overlaps this one"),
+        (false, _) => match rival {
+            Some(rival) => {
+                format!("{verb} by {}, with nothing between the kernels to order them", rival.program.name)
+            }
+            None => format!("{verb} by another kernel"),
+        },
         (_, true) => format!("{verb} by several CTAs"),
         _ => {
             let [x, y, _] = ctx.grid.grid.map(u64::from);
             format!("{verb} by CTA ({}, {}, {})", cta % x, cta / x % y, cta / (x * y))
         }
     };
-    let place = same_grid.then(|| ctx.place((earlier >> 4 & 0xf_ffff) as u32));
+    let pc = (earlier >> 4 & 0xf_ffff) as u32;
+    let place = match rival {
+        Some(rival) => Some(rival.program.place(pc)),
+        None => same_grid.then(|| ctx.place(pc)),
+    };
     ctx.report(Kind::GlobalRace, false, at, message, Some(Party { what, place }));
 }
 
@@ -134,9 +145,14 @@ fn places(origin: u64, reach: &Reach) -> Vec<u64> {
     all
 }
 
+/// Whether there are CTAs to tell something to.
+fn has_others(ctx: &Context<'_>) -> bool {
+    ctx.checks == Checks::All && (ctx.grid.ctas() > 1 || !ctx.grid.overlaps.is_empty())
+}
+
 /// A strong load learns what was published at its place.
 pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength) {
-    if ctx.checks == Checks::All && s != Strength::Weak && ctx.grid.ctas() > 1 {
+    if s != Strength::Weak && has_others(ctx) {
         let (grid, cta) = key(ctx);
         ctx.clocks.learn(grid, cta, &places(origin, reach));
     }
@@ -144,7 +160,7 @@ pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Stre
 
 /// A strong store publishes what the CTA's fences cover.
 pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength) {
-    if ctx.checks == Checks::All && s != Strength::Weak && ctx.grid.ctas() > 1 {
+    if s != Strength::Weak && has_others(ctx) {
         let (grid, cta) = key(ctx);
         let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
         ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
@@ -154,7 +170,7 @@ pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Stre
 #[allow(clippy::too_many_arguments)]
 pub fn atomic_global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, s: Strength) {
     global(ctx, warp, pc, origin, reach, Touch::of(Action::Atomic, s));
-    if ctx.checks == Checks::All && ctx.grid.ctas() > 1 {
+    if has_others(ctx) {
         let (grid, cta) = key(ctx);
         ctx.clocks.learn(grid, cta, &places(origin, reach));
         let (grid, cta) = key(ctx);

@@ -4,6 +4,8 @@
 //! splits it into quads of 16 bytes (the widest access of a lane), and an access to a part of a quad splits that into a
 //! cell for each four bytes. What earlier runs did is forgotten when a block is next touched.
 
+use super::GridClocks;
+use crate::exec::Grid;
 use std::collections::HashMap;
 
 /// Bytes of a block.
@@ -82,8 +84,9 @@ pub(super) struct Accessor<'c> {
     pub clock: u32,
     pub write: bool,
     pub strong: bool,
-    /// Grids that run together.
-    pub running: &'c [u64],
+    /// Its grid, which knows those that nothing orders with it.
+    pub launch: &'c Grid,
+    pub clocks: &'c GridClocks,
     /// The CTA has waited for the grids before its own.
     pub waited: bool,
     /// CTAs of the grid may order their accesses; else none are ordered.
@@ -105,10 +108,7 @@ impl Accessor<'_> {
         }
         let (grid, cta) = (earlier >> 48, earlier >> 24 & MANY);
         if grid != self.grid {
-            // What an overlapping grid before this one did is ordered by the wait for it alone.
-            return self.running.len() > 1
-                && self.running.contains(&grid)
-                && !(grid < self.grid && self.waited);
+            return !self.launch.overlaps.is_empty() && self.overlaps((grid, cta), clock & CLOCK);
         }
         if cta == self.cta {
             return false;
@@ -117,6 +117,13 @@ impl Accessor<'_> {
             return true;
         }
         cta != MANY && self.knows.get(cta as usize).copied().unwrap_or(0) < clock & CLOCK
+    }
+
+    /// Whether nothing orders what another grid did with this access.
+    #[cold]
+    fn overlaps(&self, other: (u64, u64), clock: u32) -> bool {
+        self.launch.overlap(other.0, self.waited).is_some()
+            && (other.1 == MANY || !self.clocks.knows((self.grid, self.cta), other, clock))
     }
 
     /// Checks and notes an access to `bytes` of a cell; `index` is the cell's key in `lone`.

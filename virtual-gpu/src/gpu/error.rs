@@ -26,6 +26,23 @@ pub enum Error {
     Timeout,
     /// A stream that is being captured cannot do this (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED).
     CaptureUnsupported(String),
+    /// A call during a capture was not permitted, so there is no graph
+    /// (CUDA_ERROR_STREAM_CAPTURE_INVALIDATED).
+    CaptureInvalidated(String),
+    /// Two captures would become one (CUDA_ERROR_STREAM_CAPTURE_MERGE).
+    CaptureMerge(String),
+    /// The capture did not begin in this stream (CUDA_ERROR_STREAM_CAPTURE_UNMATCHED).
+    CaptureUnmatched(String),
+    /// A branch of a capture does not come before its end (CUDA_ERROR_STREAM_CAPTURE_UNJOINED).
+    CaptureUnjoined(String),
+    /// A capture would depend on work outside of it (CUDA_ERROR_STREAM_CAPTURE_ISOLATION).
+    CaptureIsolation(String),
+    /// The default stream would wait for a capture (CUDA_ERROR_STREAM_CAPTURE_IMPLICIT).
+    CaptureImplicit(String),
+    /// An event of a capture cannot be asked or waited for (CUDA_ERROR_CAPTURED_EVENT).
+    CapturedEvent(String),
+    /// The call does not fit what was done before (CUDA_ERROR_ILLEGAL_STATE).
+    IllegalState(String),
     /// Not ready yet (CUDA_ERROR_NOT_READY).
     NotReady,
 }
@@ -45,6 +62,28 @@ impl std::fmt::Display for Error {
             Error::Timeout => write!(f, "the launch cannot end"),
             Error::CaptureUnsupported(m) => {
                 write!(f, "operation not permitted when stream is capturing: {m}")
+            }
+            Error::CaptureInvalidated(m) => {
+                write!(f, "operation failed due to a previous error during capture: {m}")
+            }
+            Error::CaptureMerge(m) => {
+                write!(f, "operation would result in a merge of separate capture sequences: {m}")
+            }
+            Error::CaptureUnmatched(m) => {
+                write!(f, "capture was not ended in the same stream as it began: {m}")
+            }
+            Error::CaptureUnjoined(m) => write!(f, "capturing stream has unjoined work: {m}"),
+            Error::CaptureIsolation(m) => {
+                write!(f, "dependency created on uncaptured work in another stream: {m}")
+            }
+            Error::CaptureImplicit(m) => {
+                write!(f, "operation would make the legacy stream depend on a capturing blocking stream: {m}")
+            }
+            Error::CapturedEvent(m) => {
+                write!(f, "operation not permitted on an event last recorded in a capturing stream: {m}")
+            }
+            Error::IllegalState(m) => {
+                write!(f, "the operation cannot be performed in the present state: {m}")
             }
             Error::NotReady => write!(f, "not ready"),
         }

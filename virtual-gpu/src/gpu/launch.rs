@@ -153,6 +153,8 @@ impl Gpu {
             started: 0,
             counters: Raw::new(p),
             waits_for_others: false,
+            overlaps: Vec::new(),
+            position: Default::default(),
             registers: registers(p, d),
         };
         if launch.cooperative && grid.ctas() > Engine::capacity(&grid, d) {

@@ -1,8 +1,10 @@
 //! The host's side: memory, modules, launches.
 
 mod error;
+mod graphs;
 mod launch;
 mod module;
+mod schedule;
 mod state;
 mod streams;
 
@@ -16,6 +18,7 @@ use crate::exec::Random;
 use crate::findings::{Finding, Findings, Kind};
 use crate::memory::{BadAddress, GlobalMemory};
 use crate::options::Options;
+use crate::races::GridClocks;
 use crate::stream::Queues;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -35,6 +38,11 @@ struct State {
     fault: Option<Error>,
     launches: u64,
     queues: Queues,
+    /// Kernels that later ones may race with, and what their CTAs know of each other.
+    past: Vec<schedule::Past>,
+    clocks: GridClocks,
+    /// Launches when the oldest of them was run.
+    last_epoch: u64,
     random: Random,
     /// Virtual time in nanoseconds.
     time: u64,
@@ -61,6 +69,9 @@ impl Gpu {
             fault: None,
             launches: 0,
             queues: Queues::default(),
+            past: Vec::new(),
+            clocks: GridClocks::default(),
+            last_epoch: 0,
             random: Random(0x5eed),
             time: 0,
         };
@@ -77,9 +88,12 @@ impl Gpu {
         lock(&self.state).options
     }
 
-    /// Sets the options of later launches.
+    /// Sets the options of later launches; those so far are done with theirs.
     pub fn set_options(&self, options: Options) {
-        lock(&self.state).options = options;
+        let mut state = lock(&self.state);
+        // A kernel that fails fails the next call that may.
+        let _ = state.work_off(&self.description, None);
+        state.options = options;
     }
 
     /// Allocates `bytes` of undefined device memory.
@@ -147,6 +161,7 @@ impl Gpu {
         let mut state = lock(&self.state);
         state.check_fault()?;
         if state.queues.capturing() {
+            state.queues.invalidate(None);
             return Err(Error::CaptureUnsupported(what.into()));
         }
         let blocking: Vec<u64> = state
@@ -222,12 +237,13 @@ impl Gpu {
         let mut state = lock(&self.state);
         state.check_fault()?;
         if state.queues.capturing() {
+            state.queues.invalidate(None);
             return Err(Error::CaptureUnsupported("synchronize".into()));
         }
         state.flush(&self.description, None)
     }
 
-    /// All findings so far.
+    /// All findings so far; what is still queued has none yet.
     pub fn findings(&self) -> Vec<Finding> {
         lock(&self.state).findings.list.clone()
     }
@@ -239,16 +255,21 @@ impl Gpu {
         std::mem::take(&mut state.findings.list)
     }
 
-    /// Counters of each kernel launched so far, by name.
+    /// Counters of each kernel launched so far, by name. What is queued is done first.
     pub fn counters(&self) -> Vec<KernelCounters> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        // A kernel that fails fails the next call that may.
+        let _ = state.work_off(&self.description, None);
         let mut all: Vec<KernelCounters> = state.counters.values().cloned().collect();
         all.sort_by(|a, b| a.kernel.cmp(&b.kernel));
         all
     }
 
-    /// Forgets all counters.
+    /// Forgets all counters, those of what is queued too, which is done first.
     pub fn reset_counters(&self) {
-        lock(&self.state).counters.clear();
+        let mut state = lock(&self.state);
+        // As for the counters.
+        let _ = state.work_off(&self.description, None);
+        state.counters.clear();
     }
 }

@@ -1,13 +1,17 @@
 //! The device's queued work, done one piece at a time.
 
+use super::schedule::Scheduler;
 use super::{Error, Gpu, State};
 use crate::decode::program::{Frame, Place};
 use crate::description::Description;
-use crate::exec::engine::{Ended, Engine};
-use crate::exec::{Grid, parallel};
+use crate::exec::engine::{Ended, Engine, Source};
+use crate::exec::parallel;
 use crate::findings::{Finding, Kind};
-use crate::options::Order;
-use crate::stream::Work;
+use crate::options::{Options, Order};
+use crate::stream::{Clock, Work};
+
+/// Kernels that later ones are held against at most.
+const MAX_EPOCH: usize = 4096;
 
 impl State {
     pub(super) fn check_fault(&self) -> Result<(), Error> {
@@ -37,91 +41,102 @@ impl State {
         }
     }
 
-    /// Does queued work until the stream (or everything) is done.
+    /// Does queued work until the stream (or everything) is done, which the host waits for.
     pub(super) fn flush(&mut self, description: &Description, stream: Option<u64>) -> Result<(), Error> {
-        loop {
-            let done = match stream {
-                Some(id) => self.queues.streams.get(&id).is_none_or(|q| q.work.is_empty()),
-                None => self.queues.pending() == 0,
-            };
-            if done || !self.step(description, stream)? {
-                return Ok(());
-            }
-        }
+        let clock = self.queues.clock(stream);
+        self.work_off(description, stream)?;
+        self.host_waited(&clock);
+        self.prune();
+        Ok(())
     }
 
-    /// Does one piece of queued work, if any can be done.
-    pub(super) fn step(&mut self, description: &Description, _wanted: Option<u64>) -> Result<bool, Error> {
-        let runnable = self.queues.runnable(None);
-        if runnable.is_empty() {
-            return Ok(false);
-        }
-        let front = |id: &u64| self.queues.streams[id].work.front().map_or(0, |(s, _)| *s);
-        let chosen = match self.options.order {
-            Order::Eager => runnable.iter().copied().min_by_key(front),
-            Order::Lazy => runnable.iter().copied().max_by_key(front),
-            Order::Random(_) => Some(runnable[self.random.below(runnable.len())]),
+    /// The host has waited: what it does from now on comes after that.
+    pub(super) fn host_waited(&mut self, clock: &Clock) {
+        self.queues.host_waited(clock);
+        self.past.retain(|past| !self.queues.host_knows(past.position.stream, past.position.sequence));
+    }
+
+    pub(super) fn prune(&mut self) {
+        self.queues.prune(self.past.iter().map(|past| past.position.stream));
+    }
+
+    /// Does queued work until the stream (or everything) is done.
+    pub(super) fn work_off(&mut self, description: &Description, stream: Option<u64>) -> Result<(), Error> {
+        let clock = self.queues.clock(stream);
+        while !self.queues.is_done(stream) && self.step(description, &clock)? {}
+        Ok(())
+    }
+
+    /// Does one piece of queued work, or runs the kernels that may run now; false if nothing can be done. The
+    /// host waits for what `wanted` covers.
+    pub(super) fn step(&mut self, description: &Description, wanted: &Clock) -> Result<bool, Error> {
+        let mut scheduler = Scheduler {
+            queues: &mut self.queues,
+            past: &mut self.past,
+            random: &mut self.random,
+            time: &mut self.time,
+            order: self.options.order,
+            failed: None,
         };
-        let Some(queue) = chosen.and_then(|id| self.queues.streams.get_mut(&id)) else { return Ok(false) };
-        let Some((_, work)) = queue.work.pop_front() else { return Ok(false) };
-        match work {
-            Work::Launch { grid, .. } => {
-                // Launches that may begin early run together with the one before them.
-                let mut grids = vec![*grid];
-                while let Some((_, Work::Launch { dependent: true, .. })) = queue.work.front() {
-                    if let Some((_, Work::Launch { grid, .. })) = queue.work.pop_front() {
-                        grids.push(*grid);
-                    }
-                }
-                self.run(grids, description)?;
-            }
-            Work::Set { address, pattern, count } => {
-                let bytes = count * pattern.len() as u64;
-                self.time += bytes / 1024;
-                if let Ok((a, at)) = self.memory.range(address, bytes) {
-                    if let [value] = pattern[..] {
-                        a.bytes.whole().fill(at, bytes as usize, value);
-                    } else {
-                        a.bytes.whole().write(at, &pattern.repeat(count as usize));
-                    }
-                }
-            }
-            Work::Copy { to, from, bytes } => {
-                self.time += bytes / 1024;
-                if let Err(bad) = self.memory.copy(to, from, bytes) {
-                    return Err(Gpu::bad(self, "copy", to, bytes, bad));
-                }
-            }
-            Work::Write { to, data } => {
-                self.time += data.len() as u64 / 1024;
-                if let Ok((a, at)) = self.memory.range(to, data.len() as u64) {
-                    a.bytes.whole().write(at, &data);
-                }
-            }
-            Work::Record { event, number } => {
-                let time = self.time;
-                if let Some(e) = self.queues.events.get_mut(&event) {
-                    e.reached = e.reached.max(number);
-                    e.time = time;
-                }
-            }
-            Work::Wait { .. } => {}
+        let Some(stream) = scheduler.choose(false) else { return Ok(false) };
+        if !matches!(scheduler.queues.front(stream), Some((_, Work::Launch { .. }))) {
+            scheduler.perform(stream, &mut self.memory);
+            return scheduler.failed.map_or(Ok(true), Err);
         }
-        Ok(true)
+        self.run(description, wanted)
     }
 
-    pub(super) fn run(&mut self, grids: Vec<Grid>, description: &Description) -> Result<(), Error> {
+    /// Whether earlier kernels can be forgotten: whatever will be launched comes after them.
+    fn epoch_is_over(&self, wanted: &Clock) -> bool {
+        self.past.len() > MAX_EPOCH
+            || self.past.iter().all(|past| {
+                let at = &past.position;
+                wanted.covers(at.stream, at.sequence)
+                    && self.queues.launches().all(|g| g.position.after.covers(at.stream, at.sequence))
+            })
+    }
+
+    /// Runs the kernels that may run now to their end, and those that may begin in the meantime.
+    fn run(&mut self, description: &Description, wanted: &Clock) -> Result<bool, Error> {
         let seed = match self.options.order {
             Order::Random(seed) => seed.wrapping_add(self.launches),
             _ => 0,
         };
         let mut engine = Engine::new(seed);
         engine.clock = self.time;
-        engine.grids = grids;
-        let options = self.options;
-        let ended = parallel::run(&mut engine, &mut self.memory, &mut self.findings, &options, description);
+        if self.epoch_is_over(wanted) {
+            self.past.clear();
+            self.clocks = Default::default();
+            if self.launches >> 16 != self.last_epoch >> 16 {
+                // The detector knows grids by 16 bits: an old one must not pass for a new one.
+                self.memory.forget_accesses();
+            }
+            self.last_epoch = self.launches;
+        }
+        engine.clocks = std::mem::take(&mut self.clocks);
+        let mut scheduler = Scheduler {
+            queues: &mut self.queues,
+            past: &mut self.past,
+            random: &mut self.random,
+            time: &mut self.time,
+            order: self.options.order,
+            failed: None,
+        };
+        scheduler.more(&mut self.memory, &mut engine.grids, &mut engine.clocks, false);
+        // What is run in pieces leaves no trace for later kernels to be held against.
+        let alone = scheduler.past.len() == 1
+            && scheduler.queues.launches().all(|g| {
+                let at = &scheduler.past[0].position;
+                g.position.after.covers(at.stream, at.sequence) && wanted.covers(at.stream, at.sequence)
+            });
+        let threads = if alone { self.options.threads } else { 1 };
+        let options = Options { threads, ..self.options };
+        let (memory, findings) = (&mut self.memory, &mut self.findings);
+        let ended = parallel::run(&mut engine, memory, findings, &options, description, &mut scheduler);
+        scheduler.finish(&mut engine.grids);
+        let failed = scheduler.failed;
+        self.clocks = engine.clocks;
         for grid in &engine.grids {
-            self.time += grid.counters.instructions;
             let counters = self.counters.entry(grid.program.name.clone()).or_default();
             counters.kernel = grid.program.name.clone();
             counters.add(&grid.program, &grid.counters);
@@ -137,9 +152,10 @@ impl State {
                 }
                 _ => Error::LaunchFailed,
             };
+            self.past.clear();
             self.fault = Some(error.clone());
             return Err(error);
         }
-        Ok(())
+        failed.map_or(Ok(true), Err)
     }
 }

@@ -1,18 +1,29 @@
-//! Streams, events, capture, and copies in stream order.
+//! Streams, events, and copies in stream order.
 
 use super::{Error, Gpu, State, lock};
 use crate::options::Order;
-use crate::stream::{Event, EventState, Graph, Queue, Stream, Work};
+use crate::stream::{Event, EventState, Queue, Stream, Work};
 
 /// Queued work beyond this is done at once.
 const MAX_PENDING: usize = 4096;
 
 impl Gpu {
-    /// Queues work, and in eager order does it at once.
+    /// Queues work. In eager order what has nothing to wait for and runs no kernel is done at once.
     pub(super) fn enqueue(&self, state: &mut State, stream: Stream, work: Work) -> Result<(), Error> {
+        if stream.0 == 0 && state.queues.capturing() {
+            let blocking: Vec<u64> =
+                state.queues.streams.values().filter(|q| q.blocking).filter_map(|q| q.capture).collect();
+            if !blocking.is_empty() {
+                blocking.iter().for_each(|&capture| state.queues.invalidate(Some(capture)));
+                return Err(Error::CaptureImplicit("work in the default stream".into()));
+            }
+        }
+        let at_once = state.options.order == Order::Eager
+            && state.queues.pending() == 0
+            && !matches!(work, Work::Launch { .. });
         let queued = state.queues.push(stream.0, work);
-        if queued && (state.options.order == Order::Eager || state.queues.pending() > MAX_PENDING) {
-            return state.flush(&self.description, None);
+        if queued && (at_once || state.queues.pending() > MAX_PENDING) {
+            return state.work_off(&self.description, None);
         }
         Ok(())
     }
@@ -25,10 +36,19 @@ impl Gpu {
         Stream(id)
     }
 
-    /// Does a stream's work and forgets it.
+    /// Does a stream's work and forgets it. Other work is not ordered by that.
     pub fn destroy_stream(&self, stream: Stream) -> Result<(), Error> {
-        let result = self.stream_synchronize(stream);
-        lock(&self.state).queues.streams.remove(&stream.0);
+        let mut state = lock(&self.state);
+        state.check_fault()?;
+        if let Some(capture) = state.queues.capture_of(stream.0) {
+            state.queues.invalidate(Some(capture));
+            return Err(Error::CaptureUnsupported("destroy a stream".into()));
+        }
+        let result = state.work_off(&self.description, Some(stream.0));
+        if let Some(queue) = state.queues.streams.get_mut(&stream.0) {
+            queue.temporary = true;
+        }
+        state.prune();
         result
     }
 
@@ -36,9 +56,7 @@ impl Gpu {
     pub fn stream_synchronize(&self, stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        if state.queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some()) {
-            return Err(Error::CaptureUnsupported("synchronize".into()));
-        }
+        state.refuse_capturing(stream, "synchronize")?;
         state.flush(&self.description, Some(stream.0))
     }
 
@@ -46,11 +64,14 @@ impl Gpu {
     pub fn stream_query(&self, stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        if state.queues.streams.get(&stream.0).is_none_or(|q| q.work.is_empty()) {
-            return Ok(());
+        state.refuse_capturing(stream, "query")?;
+        if !state.queues.is_done(Some(stream.0)) {
+            state.step(&self.description, &Default::default())?;
+            return Err(Error::NotReady);
         }
-        state.step(&self.description, None)?;
-        Err(Error::NotReady)
+        let clock = state.queues.clock(Some(stream.0));
+        state.host_waited(&clock);
+        Ok(())
     }
 
     /// A new event, as if recorded before all work.
@@ -61,11 +82,13 @@ impl Gpu {
         Event(id)
     }
 
-    /// Forgets an event.
+    /// Forgets an event once it is reached.
     pub fn destroy_event(&self, event: Event) -> Result<(), Error> {
         let mut state = lock(&self.state);
-        state.flush(&self.description, None)?;
-        state.queues.events.remove(&event.0);
+        if let Some(e) = state.queues.events.get_mut(&event.0) {
+            e.destroyed = true;
+        }
+        state.prune();
         Ok(())
     }
 
@@ -73,10 +96,8 @@ impl Gpu {
     pub fn record_event(&self, event: Event, stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        let capturing = state.queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some());
-        let Some(e) = state.queues.events.get_mut(&event.0) else {
-            return Err(Error::InvalidValue(format!("event {} does not exist", event.0)));
-        };
+        let capturing = state.queues.capture_of(stream.0).is_some();
+        let e = state.event_mut(event)?;
         if !capturing {
             e.recorded += 1;
             e.capture = None;
@@ -85,19 +106,32 @@ impl Gpu {
         self.enqueue(&mut state, stream, Work::Record { event: event.0, number })
     }
 
-    /// Makes later work of a stream wait for an event.
+    /// Makes later work of a stream wait for an event. A stream that waits for an event of a capture joins
+    /// it.
     pub fn wait_event(&self, stream: Stream, event: Event) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        let Some(e) = state.queues.events.get(&event.0) else {
-            return Err(Error::InvalidValue(format!("event {} does not exist", event.0)));
-        };
-        let (number, capture) = (e.recorded, e.capture);
-        if let Some(capture) = capture {
-            // A stream that waits for an event of a capture joins it.
-            let queue = state.queues.streams.entry(stream.0).or_default();
-            queue.capture = Some(capture);
-            return Ok(());
+        let e = state.event_mut(event)?;
+        let (number, theirs) = (e.recorded, e.capture);
+        match (state.queues.capture_of(stream.0), theirs) {
+            (None, Some(capture)) => {
+                if stream.0 == 0 {
+                    state.queues.invalidate(Some(capture));
+                    return Err(Error::CaptureImplicit("the default stream cannot join a capture".into()));
+                }
+                state.queues.stream(stream.0).capture = Some(capture);
+            }
+            (Some(own), None) => {
+                state.queues.invalidate(Some(own));
+                let why = "a captured stream waits for an event from outside of the capture";
+                return Err(Error::CaptureIsolation(why.into()));
+            }
+            (Some(own), Some(capture)) if own != capture => {
+                state.queues.invalidate(Some(own));
+                state.queues.invalidate(Some(capture));
+                return Err(Error::CaptureMerge("a wait for an event of another capture".into()));
+            }
+            _ => {}
         }
         self.enqueue(&mut state, stream, Work::Wait { event: event.0, number })
     }
@@ -106,93 +140,34 @@ impl Gpu {
     pub fn event_query(&self, event: Event) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        match state.queues.events.get(&event.0) {
-            None => Err(Error::InvalidValue(format!("event {} does not exist", event.0))),
-            Some(e) if e.reached >= e.recorded => Ok(()),
-            Some(_) => {
-                state.step(&self.description, None)?;
-                Err(Error::NotReady)
-            }
+        if !state.uncaptured_event(event)?.is_reached() {
+            state.step(&self.description, &Default::default())?;
+            return Err(Error::NotReady);
         }
+        let clock = state.event_mut(event)?.clock.clone();
+        state.host_waited(&clock);
+        Ok(())
     }
 
     /// Waits for an event.
     pub fn event_synchronize(&self, event: Event) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
-        while state.queues.events.get(&event.0).is_some_and(|e| e.reached < e.recorded) {
-            if !state.step(&self.description, None)? {
-                break;
-            }
-        }
+        let clock = state.uncaptured_event(event)?.clock.clone();
+        while !state.event_mut(event)?.is_reached() && state.step(&self.description, &clock)? {}
+        state.host_waited(&clock);
         Ok(())
     }
 
-    /// Virtual milliseconds between two reached events: a nanosecond for each warp instruction and each KiB copied.
+    /// Virtual milliseconds between two reached events: a nanosecond for each warp instruction and each KiB
+    /// copied. A count of work, not a measure of time.
     pub fn event_elapsed(&self, start: Event, end: Event) -> Result<f32, Error> {
-        let state = lock(&self.state);
-        let time = |event: Event| match state.queues.events.get(&event.0) {
-            Some(e) if e.reached >= e.recorded => Ok(e.time),
-            Some(_) => Err(Error::NotReady),
-            None => Err(Error::InvalidValue(format!("event {} does not exist", event.0))),
+        let mut state = lock(&self.state);
+        let mut time = |event: Event| match state.uncaptured_event(event)? {
+            e if e.is_reached() => Ok(e.time),
+            _ => Err(Error::NotReady),
         };
         Ok((time(end)? as f64 - time(start)? as f64) as f32 / 1e6)
-    }
-
-    /// Begins to capture a stream's work (and that of streams that wait for its events) instead of doing it.
-    pub fn begin_capture(&self, stream: Stream) -> Result<(), Error> {
-        let mut state = lock(&self.state);
-        state.check_fault()?;
-        if stream.0 == 0 {
-            return Err(Error::CaptureUnsupported("the default stream cannot be captured".into()));
-        }
-        state.flush(&self.description, Some(stream.0))?;
-        let id = state.queues.handle();
-        let queue = state.queues.streams.entry(stream.0).or_default();
-        if queue.capture.is_some() {
-            return Err(Error::CaptureUnsupported("the stream is being captured already".into()));
-        }
-        queue.capture = Some(id);
-        state.queues.captures.insert(id, Graph::default());
-        state.queues.capture_origin.insert(id, stream.0);
-        Ok(())
-    }
-
-    /// Whether a stream is being captured.
-    pub fn is_capturing(&self, stream: Stream) -> bool {
-        lock(&self.state).queues.streams.get(&stream.0).is_some_and(|q| q.capture.is_some())
-    }
-
-    /// Ends the capture that began in this stream.
-    pub fn end_capture(&self, stream: Stream) -> Result<Graph, Error> {
-        let mut state = lock(&self.state);
-        let capture = state.queues.streams.get(&stream.0).and_then(|q| q.capture);
-        let Some(capture) = capture.filter(|c| state.queues.capture_origin.get(c) == Some(&stream.0)) else {
-            return Err(Error::CaptureUnsupported("no capture began in this stream".into()));
-        };
-        for queue in state.queues.streams.values_mut().filter(|q| q.capture == Some(capture)) {
-            queue.capture = None;
-        }
-        for event in state.queues.events.values_mut().filter(|e| e.capture == Some(capture)) {
-            event.capture = None;
-        }
-        state.queues.capture_origin.remove(&capture);
-        Ok(state.queues.captures.remove(&capture).unwrap_or_default())
-    }
-
-    /// Queues all work of a graph.
-    pub fn launch_graph(&self, graph: &Graph, stream: Stream) -> Result<(), Error> {
-        let mut state = lock(&self.state);
-        state.check_fault()?;
-        for node in &graph.nodes {
-            let mut work = node.clone();
-            if let Work::Launch { grid, .. } = &mut work {
-                state.launches += 1;
-                grid.id = state.launches;
-            }
-            self.enqueue(&mut state, stream, work)?;
-        }
-        Ok(())
     }
 
     /// Queues a host-to-device copy; the bytes are taken at once.
@@ -236,5 +211,31 @@ impl Gpu {
     pub fn read_async(&self, address: u64, data: &mut [u8], stream: Stream) -> Result<(), Error> {
         self.stream_synchronize(stream)?;
         self.read_now(address, data)
+    }
+}
+
+impl State {
+    /// An event that exists.
+    fn event_mut(&mut self, event: Event) -> Result<&mut EventState, Error> {
+        match self.queues.events.get_mut(&event.0) {
+            Some(e) if !e.destroyed => Ok(e),
+            _ => Err(Error::InvalidValue(format!("event {} does not exist", event.0))),
+        }
+    }
+
+    /// An event that the host may ask or wait for.
+    fn uncaptured_event(&mut self, event: Event) -> Result<&mut EventState, Error> {
+        if let Some(capture) = self.event_mut(event)?.capture {
+            self.queues.invalidate(Some(capture));
+            return Err(Error::CapturedEvent(format!("event {} was recorded in a capture", event.0)));
+        }
+        self.event_mut(event)
+    }
+
+    /// Waiting for a stream that is being captured is refused and spoils the capture.
+    fn refuse_capturing(&mut self, stream: Stream, what: &str) -> Result<(), Error> {
+        let Some(capture) = self.queues.capture_of(stream.0) else { return Ok(()) };
+        self.queues.invalidate(Some(capture));
+        Err(Error::CaptureUnsupported(what.into()))
     }
 }

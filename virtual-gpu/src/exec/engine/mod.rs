@@ -28,6 +28,25 @@ pub struct Engine {
     /// Copies in flight.
     pub jobs: Vec<super::jobs::Job>,
     pub next_job: u64,
+    /// What the CTAs of these grids, and of earlier ones that nothing orders with them, know of each other.
+    pub clocks: GridClocks,
+}
+
+/// Where grids come from while others run.
+pub trait Source {
+    /// Adds the grids that may begin now; `forced` where nothing else gets on.
+    fn more(
+        &mut self,
+        memory: &mut GlobalMemory,
+        grids: &mut Vec<Grid>,
+        clocks: &mut GridClocks,
+        forced: bool,
+    );
+}
+
+/// No more grids.
+impl Source for () {
+    fn more(&mut self, _: &mut GlobalMemory, _: &mut Vec<Grid>, _: &mut GridClocks, _: bool) {}
 }
 
 /// Why a run ended.
@@ -48,6 +67,7 @@ impl Engine {
             clock: 0,
             jobs: Vec::new(),
             next_job: 0,
+            clocks: GridClocks::default(),
         }
     }
 
@@ -101,50 +121,54 @@ impl Engine {
         true
     }
 
-    /// Runs all grids to their end. Grids overlap only where they were added together.
+    /// Runs all grids to their end, and those that the source adds in the meantime. They overlap but where
+    /// one waits for another.
     pub fn run(
         &mut self,
         memory: &mut GlobalMemory,
         findings: &mut Findings,
         options: &Options,
         description: &Description,
+        source: &mut dyn Source,
+    ) -> Ended {
+        let mut clocks = std::mem::take(&mut self.clocks);
+        let ended = self.run_with(&mut clocks, memory, findings, options, description, source);
+        self.clocks = clocks;
+        ended
+    }
+
+    fn run_with(
+        &mut self,
+        clocks: &mut GridClocks,
+        memory: &mut GlobalMemory,
+        findings: &mut Findings,
+        options: &Options,
+        description: &Description,
+        source: &mut dyn Source,
     ) -> Ended {
         let check = options.checks == Checks::All;
-        let capacity: Vec<u64> = self.grids.iter().map(|g| Self::capacity(g, description)).collect();
-        let mut clocks = GridClocks::new(self.grids.iter().map(|g| (g.id, g.ctas())));
-        if clocks.running.contains(&0) && self.grids.iter().all(|g| g.next == 0) {
-            // The detector knows grids by 16 bits: an old one must not pass for a new one.
-            memory.forget_accesses();
-        }
-        // CTAs taking turns; more join when those here do not end.
+        let mut capacity: Vec<u64> = Vec::new();
+        // CTAs of each grid taking turns; more join when those here do not end.
         let mut window = match options.order {
             Order::Random(_) => 1 + self.random.below(6),
             _ => 1,
         };
         let mut turns_without_end = 0u32;
         let mut progress = 0u64;
-        let (mut last_progress, mut idle) = (0u64, 0u64);
+        let (mut last_progress, mut idle, mut next_idle) = (0u64, 0u64, POLLING);
         let mut turn = 0usize;
         loop {
-            let mut resident: Vec<usize> = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
+            capacity.extend(self.grids[capacity.len()..].iter().map(|g| Self::capacity(g, description)));
             // Keep the window full, as occupancy allows.
-            #[allow(clippy::needless_range_loop, reason = "the grids before it are looked at too")]
             for number in 0..self.grids.len() {
-                self.grids[number].waits_for_others = (0..number).any(|n| !self.grids[n].complete());
-                if number > 0 && !self.may_overlap(number - 1) {
-                    break;
-                }
-                while resident.len() < window {
-                    let here = self.ctas.iter().filter(|c| c.resident && c.grid == number).count() as u64;
-                    let size = u64::from(self.grids[number].cluster_size());
-                    if here + size > capacity[number].max(size)
-                        || !self.start_cluster(number, description, check)
-                    {
-                        break;
-                    }
-                    resident = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
-                }
+                let waits = self.before(number).next().is_some();
+                self.grids[number].waits_for_others = waits;
+                while self.resident(number) < window as u64
+                    && self.can_start(number, &capacity)
+                    && self.start_cluster(number, description, check)
+                {}
             }
+            let resident: Vec<usize> = (0..self.ctas.len()).filter(|&i| self.ctas[i].resident).collect();
             if resident.is_empty() {
                 while !self.jobs.is_empty() {
                     self.perform_job(memory, options, &mut progress);
@@ -162,14 +186,23 @@ impl Engine {
             {
                 self.perform_job(memory, options, &mut progress);
             }
+            if idle > next_idle {
+                // Somebody may poll for what is still queued.
+                source.more(memory, &mut self.grids, clocks, true);
+                next_idle = idle + POLLING;
+            }
             let cta = resident[index];
             let before = progress;
-            match self.run_cta(cta, memory, findings, options, &mut progress, &mut clocks) {
+            match self.run_cta(cta, memory, findings, options, &mut progress, clocks) {
                 CtaOutcome::Fault => return Ended::Fault,
                 CtaOutcome::Finished => {
                     turns_without_end = 0;
-                    clocks.exited(self.grids[self.ctas[cta].grid].id, self.ctas[cta].linear);
+                    let grid = self.ctas[cta].grid;
+                    clocks.exited(self.grids[grid].id, self.ctas[cta].linear);
                     self.retire(cta);
+                    if self.grids[grid].complete() && self.grids.iter().any(|g| !g.complete()) {
+                        source.more(memory, &mut self.grids, clocks, false);
+                    }
                 }
                 CtaOutcome::Running => {
                     turns_without_end += 1;
@@ -187,9 +220,12 @@ impl Engine {
                         // The last legal moment for copies in flight.
                         if !self.jobs.is_empty() {
                             self.perform_job(memory, options, &mut progress);
-                        } else if !self.can_start(&capacity) {
-                            self.report_deadlock(findings);
-                            return Ended::Fault;
+                        } else if !(0..capacity.len()).any(|n| self.can_start(n, &capacity)) {
+                            source.more(memory, &mut self.grids, clocks, true);
+                            if self.grids.len() == capacity.len() {
+                                self.report_deadlock(findings);
+                                return Ended::Fault;
+                            }
                         }
                     }
                 }
@@ -206,23 +242,47 @@ impl Engine {
                     return Ended::Fault;
                 }
             } else {
-                (last_progress, idle) = (progress, 0);
+                (last_progress, idle, next_idle) = (progress, 0, POLLING);
             }
         }
     }
 
-    /// Whether the grid after this one may begin: every CTA has exited or launched its dependents.
-    fn may_overlap(&self, number: usize) -> bool {
+    /// The grids not complete that a grid waits for with `griddepcontrol.wait`.
+    fn before(&self, number: usize) -> impl Iterator<Item = usize> {
+        let before = self.grids[number].overlaps.iter().filter(|o| o.before);
+        before.filter_map(|o| self.grids.iter().position(|g| g.id == o.id && !g.complete()))
+    }
+
+    /// Whether the grids that wait for this one may begin: every CTA has exited or launched its dependents.
+    fn launches_dependents(&self, number: usize) -> bool {
         let grid = &self.grids[number];
-        if grid.complete() {
-            return true;
-        }
         grid.started == grid.ctas()
             && self.ctas.iter().filter(|c| c.resident && c.grid == number && !c.exited).all(|c| {
                 let all = u32::MAX >> (32 - c.warps.len().clamp(1, 32));
                 let gone = c.warps.iter().filter(|w| w.finished()).fold(0u64, |m, w| m | 1 << w.index);
                 (c.hopper.launched_dependents | gone) as u32 & all == all
             })
+    }
+
+    /// CTAs of a grid that are resident.
+    fn resident(&self, number: usize) -> u64 {
+        self.ctas.iter().filter(|c| c.resident && c.grid == number).count() as u64
+    }
+
+    /// Whether a cluster of a grid is left to start, may begin, and fits beside what is resident.
+    fn can_start(&self, number: usize, capacity: &[u64]) -> bool {
+        let grid = &self.grids[number];
+        if grid.next >= grid.end || !self.before(number).all(|n| self.launches_dependents(n)) {
+            return false;
+        }
+        let size = u64::from(grid.cluster_size());
+        if self.grids.len() == 1 {
+            return self.resident(0) + size <= capacity[0].max(size);
+        }
+        // Each CTA takes its part of the device.
+        let taken = |n: usize| self.resident(n) as f64 / capacity[n] as f64;
+        let all: f64 = (0..capacity.len()).map(taken).sum();
+        all == 0.0 || all + size as f64 / capacity[number] as f64 <= 1.0 + 1e-9
     }
 
     /// Does one copy in flight: the oldest, or any in random order.
@@ -234,14 +294,6 @@ impl Engine {
         let mut job = self.jobs.remove(at);
         super::jobs::perform(memory, &mut self.ctas, &mut job);
         *progress += 1;
-    }
-
-    fn can_start(&self, capacity: &[u64]) -> bool {
-        self.grids.iter().enumerate().any(|(n, grid)| {
-            let size = u64::from(grid.cluster_size());
-            let here = self.ctas.iter().filter(|c| c.resident && c.grid == n).count() as u64;
-            grid.next < grid.end && here + size <= capacity[n].max(size)
-        })
     }
 
     fn all_stuck(&self, resident: &[usize]) -> bool {

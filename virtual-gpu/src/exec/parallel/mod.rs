@@ -5,7 +5,7 @@
 //! after another would have done the same, and what they wrote is put together. Otherwise it is forgotten and the
 //! pieces are run one after another: results and findings never depend on the number of threads.
 
-use super::engine::{Ended, Engine};
+use super::engine::{Ended, Engine, Source};
 use super::{Grid, Random};
 use crate::counters::Raw;
 use crate::decode::program::Op;
@@ -52,17 +52,20 @@ fn apart(grid: &Grid) -> bool {
     !program.communicates && !program.code.iter().any(|i| matches!(i.op, Op::Clock { .. }))
 }
 
-/// Runs the engine's grids to their end.
+/// Runs the engine's grids to their end, and those that the source adds.
 pub fn run(
     engine: &mut Engine,
     memory: &mut GlobalMemory,
     findings: &mut Findings,
     options: &Options,
     description: &Description,
+    source: &mut dyn Source,
 ) -> Ended {
-    let [grid] = &engine.grids[..] else { return engine.run(memory, findings, options, description) };
+    let [grid] = &engine.grids[..] else {
+        return engine.run(memory, findings, options, description, source);
+    };
     if grid.clusters() < 2 || !apart(grid) {
-        return engine.run(memory, findings, options, description);
+        return engine.run(memory, findings, options, description, source);
     }
     let pieces = Pieces::new(grid, engine.random.0);
     let threads = match options.threads {
@@ -81,12 +84,12 @@ pub fn run(
         return Ended::Complete;
     }
     if !matches!(options.order, Order::Random(_)) {
-        return engine.run(memory, findings, options, description);
+        return engine.run(memory, findings, options, description, source);
     }
     for piece in 0..pieces.count {
         engine.random = pieces.random(piece);
         engine.grids[0].end = pieces.range(piece).end;
-        if engine.run(memory, findings, options, description) == Ended::Fault {
+        if engine.run(memory, findings, options, description, source) == Ended::Fault {
             return Ended::Fault;
         }
     }
@@ -107,6 +110,7 @@ fn together(
         let mut own = Engine::new(0);
         own.clock = engine.clock;
         own.grids = engine.grids.clone();
+        own.clocks.add(own.grids[0].id, own.grids[0].ctas());
         loop {
             let piece = next.fetch_add(1, Ordering::Relaxed);
             if piece >= pieces.count || failed.load(Ordering::Relaxed) {
@@ -116,7 +120,7 @@ fn together(
             let range = pieces.range(piece);
             own.random = pieces.random(piece);
             (own.grids[0].next, own.grids[0].end) = (range.start, range.end);
-            let ended = own.run(&mut view, &mut findings, options, description);
+            let ended = own.run(&mut view, &mut findings, options, description, &mut ());
             if ended == Ended::Fault || !findings.list.is_empty() {
                 failed.store(true, Ordering::Relaxed);
             }
