@@ -303,6 +303,15 @@ impl Queues {
         }
     }
 
+    /// Drops all work, as a device does after a fault.
+    pub fn abandon(&mut self) {
+        for queue in self.streams.values_mut() {
+            queue.work.clear();
+            queue.running.clear();
+        }
+        self.events.values_mut().for_each(|e| e.reached = e.recorded);
+    }
+
     pub fn pending(&self) -> usize {
         self.streams.values().map(|q| q.work.len()).sum()
     }

@@ -153,6 +153,7 @@ impl State {
                 _ => Error::LaunchFailed,
             };
             self.past.clear();
+            self.queues.abandon();
             self.fault = Some(error.clone());
             return Err(error);
         }

@@ -137,5 +137,7 @@ fn failures_have_their_codes() {
         let findings = gpu.take_findings();
         assert!(findings.last().is_some_and(|f| f.fatal && f.kernel == "k"), "{body}: {findings:?}");
         gpu.memset(address, 0, 64).expect("the device is usable again");
+        let _ = gpu.launch(&function, &launch, Stream::default()).map(|()| gpu.synchronize());
+        assert!(!gpu.take_findings().is_empty(), "{body}: kernels run again");
     }
 }
