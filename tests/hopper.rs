@@ -47,7 +47,7 @@ impl Sweep {
             Sweep::Gemm(tile) => gemm::wgmma_cases(tile)
                 .into_iter()
                 .try_for_each(|case| gemm::run_wgmma_on(ops, dtype, tile, case)),
-            Sweep::Moe(tile) => moe_gemm::wgmma_cases()
+            Sweep::Moe(tile) => moe_gemm::wgmma_cases(tile)
                 .into_iter()
                 .try_for_each(|case| moe_gemm::run_wgmma_on(ops, dtype, tile, case)),
             Sweep::LmHead(tile) => lm_head::WGMMA_CASES
@@ -113,7 +113,7 @@ pub fn trials() -> Vec<Trial> {
                 trials.push(trial("hopper", dtype, orders, executor, move |_| run_orders(sweep, dtype)));
                 // The split kernels pass their sums through rows of 72 floats once a tile, outside of the main loop: up
                 // to a sixth more wavefronts than the bytes need.
-                if !matches!(sweep, Sweep::Gemm(WgmmaTile::Split(_))) {
+                if !matches!(sweep, Sweep::Gemm(WgmmaTile::Split(_)) | Sweep::Moe(WgmmaTile::Split(_))) {
                     let banks = format!("{}_banks", sweep.name());
                     trials
                         .push(trial("hopper", dtype, banks, executor, move |_| run_conflicts(sweep, dtype)));

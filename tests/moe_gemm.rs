@@ -135,13 +135,15 @@ fn cases() -> Vec<Case> {
 }
 
 /// What breaks the Hopper tiles.
-pub fn wgmma_cases() -> Vec<Case> {
+pub fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
+    let (_, block_n) = tile.shape();
+    let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
     let case = |name, loads: &[usize]| Case {
         name,
         loads: loads.to_vec(),
         spare: 0,
-        n: 136, // a tile of columns and 8
-        k: 136, // two stages and 8
+        n: block_n + 8,
+        k: 64 * parts + 72, // a step for each part, one and 8
         gathered_from: Some(23),
         has_bias: true,
         activation: Activation::GeluErf,
@@ -161,18 +163,49 @@ pub fn wgmma_cases() -> Vec<Case> {
         not_gathered(plain(case("many_experts_in_place", &many))),
         Case { spare: 3, ..case("no_rows", &[0, 0]) },
         Case { spare: 9, activation: Activation::GeluTanh, ..case("spare_rows", &[4, 0, 9]) },
-        Case { k: 520, n: 8, ..case("long_sums", &[70, 3]) }, // more stages than the ring has
-        not_gathered(Case { k: 520, n: 8, ..case("long_sums_in_place", &[70, 3]) }),
+        Case { k: 520 * parts, n: 8, ..case("long_sums", &[70, 3]) }, // more stages than the ring has
+        not_gathered(Case { k: 520 * parts, n: 8, ..case("long_sums_in_place", &[70, 3]) }),
+        case("cluster_edges", &[255, 256, 257]),
+        not_gathered(case("cluster_edges_in_place", &[255, 256, 257])),
     ]
+}
+
+/// The Hopper tile of layers that matter, on 132 SMs: rows, experts, N, K.
+fn run_picks() -> Result<(), Failed> {
+    use WgmmaTile::{Split, T64x128, T128x128, T256x128, T256x256};
+    let picks = [
+        // nanoMoE, up and down, at 12,288 tokens, 1,024, 128 and 1
+        (24576, 8, 1536, 384, T256x128),
+        (24576, 8, 384, 1536, T256x128),
+        (2048, 8, 1536, 384, T256x256),
+        (256, 8, 1536, 384, T64x128),
+        (2, 8, 1536, 384, Split(2)),
+        (2, 8, 384, 1536, Split(8)),
+        // Mixtral at 4,096 tokens, 128 and 1
+        (8192, 8, 14336, 4096, T256x256),
+        (256, 8, 14336, 4096, T64x128),
+        (2, 8, 14336, 4096, T64x128),
+        (2, 8, 4096, 14336, T64x128),
+        // DeepSeek-V3 at 4,096 tokens: 128 rows an expert
+        (32768, 256, 4096, 7168, T128x128),
+    ];
+    let mut wrong = String::new();
+    for (rows, experts, n, k, expected) in picks {
+        let picked = WgmmaTile::pick_grouped(rows, experts, n, k, 132);
+        if picked != expected {
+            wrong += &format!("{rows} rows, {experts} x {n}x{k}: {picked:?}, expected {expected:?}\n");
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
 }
 
 /// Every trial of `moe_gemm`.
 pub fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("moe_gemm::picks", run_picks)];
     for &executor in executors() {
         for dtype in [DType::BF16, DType::F16] {
             for tile in WgmmaTile::MOE {
-                for case in wgmma_cases().into_iter().filter(|_| executor.name != "cpu") {
+                for case in wgmma_cases(tile).into_iter().filter(|_| executor.name != "cpu") {
                     let name = format!("{}_{}", tile_name(tile), case.name);
                     let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, case);
                     trials.push(hopper_trial("moe_gemm_wgmma", dtype, name, executor, run));

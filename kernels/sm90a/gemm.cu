@@ -80,8 +80,11 @@ __device__ __forceinline__ void split_kernel(
     const TensorMap& map_a, const TensorMap& map_b, const WgmmaGemmParams& params) {
     extern __shared__ __align__(1024) unsigned char dynamic_smem[];
     auto& smem = *reinterpret_cast<SplitKShared<Split64x64<T>, kSplits>*>(dynamic_smem);
+    const DenseScheduler<Split64x64<T>::kBlockM, Split64x64<T>::kBlockN> scheduler(
+        params.m, params.n, split_k_share<kSplits>());
+    const GatherRows<T> rows{nullptr, nullptr, 0, params.m, params.k};
     const LinearEpilogue<T, FloatOr<T>, AnyActivation> epilogue{params.output};
-    split_k_gemm<Split64x64<T>, kSplits>(map_a, map_b, params.m, params.n, params.k, epilogue, smem);
+    split_k_gemm<Split64x64<T>, kSplits>(map_a, map_b, rows, scheduler, epilogue, smem);
 }
 
 #define DEFINE_SPLIT_GEMM(dtype, T, kSplits)                                                                 \

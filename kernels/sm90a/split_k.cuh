@@ -1,6 +1,7 @@
 // A matrix product whose output is too small to fill the GPU: the CTAs of a cluster each sum a part of K of one tile,
 // then each adds up its share of the rows from all of them, through distributed shared memory and in the order of the
-// parts, so that the bits do not depend on which CTA comes first. No scratch memory, no second kernel.
+// parts, so that the bits do not depend on which CTA comes first. No scratch memory, no second kernel. Dense or grouped,
+// as the scheduler has it; a cluster takes one tile.
 #pragma once
 
 #include "epilogue.cuh"
@@ -25,17 +26,23 @@ struct SplitKShared {
     WgmmaBarriers<Config> barriers;
 };
 
-template <class Config, int kSplits, class Epilogue>
+// The cluster this CTA is part of, as a worker.
+template <int kSplits>
+__device__ __forceinline__ TileShare split_k_share() {
+    return {static_cast<int>(blockIdx.x) / kSplits, static_cast<int>(gridDim.x) / kSplits};
+}
+
+template <class Config, int kSplits, class Scheduler, class Epilogue>
 __device__ __forceinline__ void split_k_gemm(
-    const TensorMap& map_a, const TensorMap& map_b, int num_rows, int num_columns, int k, const Epilogue& epilogue,
-    SplitKShared<Config, kSplits>& smem) {
+    const TensorMap& map_a, const TensorMap& map_b, const GatherRows<typename Config::T>& rows, Scheduler scheduler,
+    const Epilogue& epilogue, SplitKShared<Config, kSplits>& smem) {
     using Slice = SplitKSlice<Config::kBlockM / kSplits, Config::kBlockN>;
     const int warp_idx = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x / kWarpSize), 0);
     const int split = kSplits > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0;
 
     // Set the barriers up, then let the next kernel come and wait for the last one's results.
     if (threadIdx.x == 0) {
-        ptx::prefetch_tensormap(map_a);
+        if (!Config::kGatherA) ptx::prefetch_tensormap(map_a);
         ptx::prefetch_tensormap(map_b);
         smem.barriers.init();
         ptx::fence_mbarrier_init();
@@ -44,19 +51,26 @@ __device__ __forceinline__ void split_k_gemm(
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
 
-    const TileShare share{static_cast<int>(blockIdx.x) / kSplits, static_cast<int>(gridDim.x) / kSplits};
-    DenseScheduler<Config::kBlockM, Config::kBlockN> scheduler(num_rows, num_columns, share);
+    // The host launches as many clusters as there can be tiles; those without one leave, whole.
     Tile tile;
-    scheduler.next(tile);  // there is one: the grid has a cluster a tile
-    const int num_k_tiles = ceil_div(k, Config::kBlockK);
+    if (!scheduler.next(tile)) return;
+    const int num_k_tiles = ceil_div(rows.k, Config::kBlockK);
     const KTiles k_tiles{num_k_tiles * split / kSplits, num_k_tiles * (split + 1) / kSplits};
 
-    if (warp_idx == Config::kNumConsumerThreads / kWarpSize) {
+    if (warp_idx >= Config::kNumConsumerThreads / kWarpSize) {
         // Produce.
-        TensorProducer<Config> producer{map_a, map_b, smem.stages, smem.barriers};
-        if (ptx::elect_sync()) producer.load_tile(tile, k_tiles, 0);
-        __syncwarp();
-    } else if (warp_idx < Config::kNumConsumerThreads / kWarpSize) {
+        const TensorProducer<Config> tensor{map_a, map_b, smem.stages, smem.barriers};
+        if constexpr (Config::kGatherA) {
+            GatherProducer<Config> producer{rows, tensor, 0};
+            producer.look_up(tile);
+            producer.load_tile(tile, k_tiles, tile, false);
+            producer.finish();
+        } else if (warp_idx == Config::kNumConsumerThreads / kWarpSize) {
+            TensorProducer<Config> producer = tensor;
+            if (ptx::elect_sync()) producer.load_tile(tile, k_tiles, 0);
+            __syncwarp();
+        }
+    } else {
         // Consume: at least one step, the launcher sees to it.
         WgmmaConsumer<Config> consumer{smem.stages, smem.barriers, 0};
         WgmmaAccum<Config> accum;

@@ -60,7 +60,7 @@ __device__ __forceinline__ void wgmma_gemm(
         TensorProducer<Config> tensor{map_a, map_b, smem.stages, smem.barriers};
         Tile tile;
         if constexpr (Config::kGatherA) {
-            GatherProducer<Config> producer{rows, tensor};
+            GatherProducer<Config> producer{rows, tensor, cta_rank};
             bool has_tile = next_tile<Config>(scheduler, tile, cta_rank);
             if (has_tile) producer.look_up(tile);
             while (has_tile) {

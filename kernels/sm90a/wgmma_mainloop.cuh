@@ -88,10 +88,10 @@ struct GatherProducer {
     static constexpr int kRowsPerPass = kWarpgroupThreads / 8;
     static constexpr int kPasses = Config::kBlockM / kRowsPerPass;
     static constexpr uint32_t kNoRow = 0xffffffff;
-    static_assert(Config::kClusterM == 1, "gathered rows are no other CTA's");
 
     GatherRows<T> rows;
     TensorProducer<Config> tensor;
+    uint32_t cta_rank;  // gathered rows are no other CTA's, but B is
     RingPosition<Config::kNumStages> handed_over = {};
     int num_under_way = 0;
     int32_t a_rows[kPasses];
@@ -123,7 +123,7 @@ struct GatherProducer {
             const int stage = tensor.ring.stage;
             if (thread() == 0) {
                 ptx::mbarrier_arrive_expect_tx(&tensor.barriers.full[stage], Config::kBytesB);
-                tensor.load_b(tile, k_tile, 0);
+                tensor.load_b(tile, k_tile, cta_rank);
             }
             // All rows of a thread swizzle alike: they are 16 apart.
             const int row = thread() / 8;

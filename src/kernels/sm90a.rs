@@ -60,7 +60,16 @@ impl WgmmaTile {
         WgmmaTile::Split(8),
     ];
     /// The tiles that `moe_gemm` is compiled for.
-    pub const MOE: [WgmmaTile; 2] = [WgmmaTile::T128x128, WgmmaTile::T64x128];
+    pub const MOE: [WgmmaTile; 8] = [
+        WgmmaTile::T256x256,
+        WgmmaTile::T256x128,
+        WgmmaTile::T128x128,
+        WgmmaTile::T64x128,
+        WgmmaTile::Split(1),
+        WgmmaTile::Split(2),
+        WgmmaTile::Split(4),
+        WgmmaTile::Split(8),
+    ];
     /// The tiles that `lm_head` is compiled for. The first takes all rows of x; the others may gather.
     pub const LM_HEAD: [WgmmaTile; 3] = [WgmmaTile::T256x128, WgmmaTile::T128x128, WgmmaTile::T64x128];
 

@@ -1,9 +1,9 @@
-//! Launcher of `kernels/sm90a/moe_gemm.cu`.
+//! Launcher of `kernels/sm90a/moe_gemm.cu` and `moe_gemm_split.cu`.
 
 use super::super::Kernels;
 use super::super::gemm::Output;
 use super::super::rows::narrow;
-use super::{WgmmaTile, is_paired, is_tensor, map_2d, map_b};
+use super::{BLOCK_K, WgmmaTile, is_paired, is_tensor, map_2d, map_b};
 use crate::device::RawStream;
 use crate::error::{Error, Result};
 use crate::operations::{Activation, MoeGemmDims, MoeGemmParams, Residual};
@@ -31,9 +31,8 @@ pub(in super::super) fn pick(kernels: &Kernels, p: &MoeGemmParams, dims: MoeGemm
     if !kernels.uses_sm90a() || !fits(p, dims) {
         return None;
     }
-    // The host knows the rows of all experts together. Half full tiles of 128 rows still read weights less often.
-    let rows_an_expert = dims.max_rows.div_ceil(dims.num_experts);
-    Some(if rows_an_expert > 64 { WgmmaTile::T128x128 } else { WgmmaTile::T64x128 })
+    let num_sms = kernels.device().properties().num_sms as usize;
+    Some(WgmmaTile::pick_grouped(dims.max_rows, dims.num_experts, dims.n, dims.k, num_sms))
 }
 
 /// Whether the Hopper kernels can serve this product.
@@ -65,7 +64,9 @@ pub unsafe fn moe_gemm_with_wgmma(
     stream: RawStream,
 ) -> Result<()> {
     let dims = p.check()?;
-    if !fits(p, dims) || !WgmmaTile::MOE.contains(&tile) {
+    let has_parts = |parts: u32| dims.k.div_ceil(BLOCK_K) >= parts as usize;
+    let is_cut = !matches!(tile, WgmmaTile::Split(parts) if !has_parts(parts));
+    if !fits(p, dims) || !WgmmaTile::MOE.contains(&tile) || !is_cut {
         let message = format!("{tile:?} cannot serve {dims:?} with these types and alignments");
         return Err(Error::Tensor { operation: "moe_gemm", message });
     }
@@ -111,10 +112,19 @@ pub(in super::super) unsafe fn moe_gemm(
     // Only the device knows how the rows are spread: at most this many tiles, and as many CTAs as run at once.
     let (block_m, block_n) = tile.shape();
     let row_tiles = dims.max_rows / block_m + dims.num_experts.min(dims.max_rows);
-    let most = kernels.device().properties().num_sms as usize * tile.blocks_per_sm();
-    let config = tile.config(row_tiles.saturating_mul(dims.n.div_ceil(block_n)).min(most))?;
+    let tiles = row_tiles.saturating_mul(dims.n.div_ceil(block_n));
+    let num_sms = kernels.device().properties().num_sms as usize;
     let gather = if p.row_index.is_some() { "gather_" } else { "" };
-    let gelu = if p.activation == Activation::Identity { "" } else { "gelu_" };
+    // A cluster of a split tile takes one tile; its kernel has all activations.
+    let (clusters, has_gelu) = match tile {
+        WgmmaTile::Split(_) => (tiles, false),
+        _ => {
+            let most = num_sms * tile.blocks_per_sm() / tile.cluster() as usize;
+            (tiles.min(most), p.activation != Activation::Identity)
+        }
+    };
+    let gelu = if has_gelu { "gelu_" } else { "" };
+    let config = tile.config(clusters)?;
     let kernel = format!("wgmma_moe_gemm_{gather}{gelu}{}_{}", tile.suffix(), p.a.dtype);
     let args: [&[u8]; 4] = [&map_a.0, &map_b.0, &map_out.0, bytemuck::bytes_of(&params)];
     // SAFETY: these are the kernel's parameters; shapes and types were checked, the caller vouches for the memory.

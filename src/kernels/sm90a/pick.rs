@@ -1,67 +1,105 @@
-//! Which tile a dense product takes: the one whose clocks a small model of the GPU says are fewest.
+//! Which tile a product takes: the one whose clocks a small model of the GPU says are fewest.
 //!
-//! It knows what decides between tiles and nothing else: waves, the slowest of tensor cores, shared memory and L2 in a
-//! step of 64 in K, and an epilogue where it hides under nothing. Every clock here is predicted, not measured.
+//! It knows what decides between tiles and nothing else: waves, the slowest of tensor cores, L2 and an SM's way to L2 in a
+//! step of 64 in K, the weights' bytes, and an epilogue where it hides under nothing. All of it is predicted, not measured.
 
 use super::{BLOCK_K, WgmmaTile};
 
 /// Bytes of L2 that all SMs together get a clock: 9 TB/s at 1.6 GHz (published: 5 to 10 TB/s).
 const L2_BYTES_PER_CLOCK: usize = 5600;
-/// Of an epilogue that hides under nothing, for every 64 rows and 64 columns of a consumer: the way through shared memory.
+/// Bytes that arrive at an SM a clock.
+const SM_BYTES_PER_CLOCK: usize = 64;
+/// Bytes of HBM a clock: 4.3 TB/s.
+const HBM_BYTES_PER_CLOCK: usize = 2700;
+/// Of a consumer's epilogue that hides under nothing, every 64 columns: the way through shared memory.
 const EPILOGUE_CLOCKS: usize = 500;
 /// A pass through the other CTAs' shared memory, with its two cluster barriers.
 const EXCHANGE_CLOCKS: usize = 1500;
 
+/// `[m, n]` outputs over `k` for each of `groups` weights.
+#[derive(Clone, Copy)]
+struct Problem {
+    groups: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    num_sms: usize,
+}
+
 impl WgmmaTile {
-    /// The tile for `[m, n]` outputs and `k` on a GPU of `num_sms`. Without `has_panels`, which the wide tiles need for
-    /// their way out, a split one.
+    /// The tile of a dense product `[m, n]` over `k` on a GPU of `num_sms`. Without `has_panels`, which the wide tiles need
+    /// for their way out, a split one.
     pub fn pick(m: usize, n: usize, k: usize, num_sms: usize, has_panels: bool) -> WgmmaTile {
-        let split = Self::pick_split(m, n, k, num_sms);
-        if !has_panels || m <= 64 {
-            return split;
-        }
+        let problem = Problem { groups: 1, m, n, k, num_sms };
         // Of equals the first: it reads L2 least.
         let wide = [WgmmaTile::T256x256, WgmmaTile::T256x128, WgmmaTile::T128x192, WgmmaTile::T128x128];
-        let tiles = wide.into_iter().chain([split]);
-        tiles.min_by_key(|tile| tile.predicted_clocks(m, n, k, num_sms)).unwrap_or(split)
+        problem.best(if has_panels && m > 64 { &wide } else { &[] })
+    }
+
+    /// The tile of a grouped product of `max_rows` rows over `num_experts` weights `[n, k]`. Only the device knows how the
+    /// rows are spread: evenly is the guess, and what skew does to it is less than a tile an expert.
+    pub fn pick_grouped(
+        max_rows: usize,
+        num_experts: usize,
+        n: usize,
+        k: usize,
+        num_sms: usize,
+    ) -> WgmmaTile {
+        let groups = num_experts.min(max_rows).max(1);
+        let problem = Problem { groups, m: max_rows.div_ceil(groups), n, k, num_sms };
+        problem.best(&[WgmmaTile::T256x256, WgmmaTile::T256x128, WgmmaTile::T128x128, WgmmaTile::T64x128])
+    }
+}
+
+impl Problem {
+    fn best(self, tiles: &[WgmmaTile]) -> WgmmaTile {
+        let split = self.split();
+        let tiles = tiles.iter().copied().chain([split]);
+        tiles.min_by_key(|&tile| self.predicted_clocks(tile)).unwrap_or(split)
+    }
+
+    /// Tiles of the whole output.
+    fn tiles(self, tile: WgmmaTile) -> usize {
+        let (block_m, block_n) = tile.shape();
+        self.groups * self.m.div_ceil(block_m) * self.n.div_ceil(block_n)
     }
 
     /// As many parts of K as fill two CTAs an SM, each of two steps at least: a part costs a pass through shared memory.
-    fn pick_split(m: usize, n: usize, k: usize, num_sms: usize) -> WgmmaTile {
-        let tiles = m.div_ceil(64) * n.div_ceil(64);
-        let wanted = (2 * num_sms / tiles.max(1)).min(k.div_ceil(BLOCK_K) / 2).clamp(1, 8);
-        WgmmaTile::Split(1 << wanted.ilog2())
+    fn split(self) -> WgmmaTile {
+        let wanted = 2 * self.num_sms / self.tiles(WgmmaTile::Split(1)).max(1);
+        let parts = wanted.min(self.k.div_ceil(BLOCK_K) / 2).clamp(1, 8);
+        WgmmaTile::Split(1 << parts.ilog2())
     }
 
-    /// Clocks of a product by this tile.
-    fn predicted_clocks(self, m: usize, n: usize, k: usize, num_sms: usize) -> usize {
-        let (block_m, block_n) = self.shape();
-        let (cluster, parts) = match self {
-            WgmmaTile::Split(parts) => (parts as usize, parts as usize),
-            _ => (self.cluster() as usize, 1),
-        };
-        let slots = num_sms * self.blocks_per_sm() / cluster;
-        let tiles = m.div_ceil(block_m) * n.div_ceil(block_n);
+    fn predicted_clocks(self, tile: WgmmaTile) -> usize {
+        let (block_m, block_n) = tile.shape();
+        let cluster = tile.cluster() as usize;
+        let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
+        let slots = self.num_sms * tile.blocks_per_sm() / cluster;
+        let tiles = self.tiles(tile);
         let waves = tiles.div_ceil(slots);
         let ctas = tiles.min(slots) * cluster;
 
-        // Of one CTA's part of the tile: 4,096 FLOP and 128 bytes of shared memory a clock, shared by those on its SM.
+        // A step of one CTA's part of the tile, shared with the CTAs on its SM: 4,096 FLOP a clock.
+        let neighbours = ctas.div_ceil(self.num_sms);
         let cta_m = block_m * parts / cluster;
-        let neighbours = ctas.div_ceil(num_sms);
         let tensor = 2 * cta_m * block_n * BLOCK_K / 4096 * neighbours;
-        let (box_a, box_b, _) = self.boxes();
+        let arrival = (cta_m + block_n) * BLOCK_K * 2 * neighbours / SM_BYTES_PER_CLOCK;
+        let (box_a, box_b, _) = tile.boxes();
         let l2 = ctas * (box_a + box_b) as usize * BLOCK_K * 2 / L2_BYTES_PER_CLOCK;
-        let steps = k.div_ceil(BLOCK_K).div_ceil(parts);
-        let products = waves * steps * tensor.max(l2);
+        let steps = self.k.div_ceil(BLOCK_K).div_ceil(parts);
+        let products = waves * steps * tensor.max(arrival).max(l2);
+        let weights = self.groups * self.n * self.k * 2 / HBM_BYTES_PER_CLOCK;
 
         let epilogue = EPILOGUE_CLOCKS * (block_n / 64);
-        match self {
+        let exposed = match tile {
             // One consumer's epilogue hides under the other's products, but for the last.
-            WgmmaTile::T256x128 | WgmmaTile::T128x128 => products + 2 * epilogue,
-            WgmmaTile::Split(parts) => {
-                products + waves * (epilogue + if parts > 1 { EXCHANGE_CLOCKS } else { 0 })
-            }
-            _ => products + waves * epilogue,
-        }
+            WgmmaTile::T256x128 | WgmmaTile::T128x128 => 2 * epilogue,
+            // Two CTAs on an SM hide each other's: the last is 64 rows of 128 columns or two of 64.
+            WgmmaTile::T64x128 | WgmmaTile::Split(1) => 2 * EPILOGUE_CLOCKS,
+            WgmmaTile::Split(_) => waves * (epilogue + EXCHANGE_CLOCKS),
+            WgmmaTile::T256x256 | WgmmaTile::T128x192 => waves * epilogue,
+        };
+        products.max(weights) + exposed
     }
 }
