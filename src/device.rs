@@ -13,6 +13,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
+use crate::kernels::compiled::CompiledKernel;
 
 /// A number no other device of this process has.
 fn next_id() -> u64 {
@@ -103,7 +104,7 @@ impl LaunchConfig {
 /// What a compiled kernel needs, as the driver reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionAttributes {
-    /// Registers a thread; `None` where the device does not know (the virtual GPU runs PTX).
+    /// Registers a thread; `None` where the device does not know.
     pub registers: Option<u32>,
     /// Static shared memory in bytes.
     pub static_shared_bytes: u32,
@@ -142,6 +143,8 @@ pub struct ModuleImage<'a> {
     pub fatbin: &'a [u8],
     /// The PTX of the same compile, for the virtual GPU.
     pub ptx: &'a str,
+    /// What ptxas said of its kernels, for the virtual GPU.
+    pub kernels: &'static [CompiledKernel],
 }
 
 /// One device: memory, streams, events, modules, launches, graphs. Implemented by `cuda` and `virtual_gpu`.
@@ -198,7 +201,8 @@ pub trait Device: Send + Sync + Debug {
     fn record_event(&self, event: RawEvent, stream: RawStream) -> Result<()>;
     /// Makes later work in `stream` wait for `event`.
     fn wait_event(&self, event: RawEvent, stream: RawStream) -> Result<()>;
-    /// Microseconds between two recorded events, after waiting for the later one.
+    /// Microseconds between two recorded events, after waiting for the later one. The virtual GPU has no
+    /// time: its answer is an error.
     fn elapsed_us(&self, start: RawEvent, end: RawEvent) -> Result<f64>;
 
     /// Loads a compiled kernel file. Fails with [`crate::Error::NoCodeForDevice`] where nothing in it fits.

@@ -166,7 +166,8 @@ impl Kernels {
                 let raw_module = match loaded.modules.get(&(module.name, module.target == Target::Sm90a)) {
                     Some(&raw) => raw,
                     None => {
-                        let image = ModuleImage { fatbin: &module.fatbin(), ptx: &module.ptx() };
+                        let (fatbin, ptx) = (module.fatbin(), module.ptx());
+                        let image = ModuleImage { fatbin: &fatbin, ptx: &ptx, kernels: module.kernels };
                         let raw = self.device.load_module(module.name, image)?;
                         loaded.modules.insert((module.name, module.target == Target::Sm90a), raw);
                         raw

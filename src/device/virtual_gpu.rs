@@ -12,6 +12,7 @@ use super::{
     RawModule, RawStream, TensorMap, TensorMapSpec, next_id,
 };
 use crate::error::{Error, Result};
+use crate::kernels::compiled::CompiledKernel;
 use crate::tensor::DType;
 
 /// A virtual GPU. What it finds wrong in a kernel is the error of the launch, or of the copy that reads the result.
@@ -24,7 +25,7 @@ pub struct VirtualDevice {
 
 #[derive(Default)]
 struct State {
-    modules: Vec<Module>,
+    modules: Vec<(Module, &'static [CompiledKernel])>,
     functions: Vec<Function>,
     graphs: HashMap<RawGraph, Graph>,
     last_graph: u64,
@@ -43,9 +44,10 @@ impl Default for VirtualDevice {
 }
 
 impl VirtualDevice {
-    /// A virtual H200 with every check on.
+    /// A virtual H200 with every check on, on all cores where the blocks of a kernel do not talk to each
+    /// other.
     pub fn new() -> Self {
-        Self::with(Description::h200(), Options::default())
+        Self::with(Description::h200(), Options { threads: 0, ..Options::default() })
     }
 
     /// A virtual GPU of this description, with these checks and this order of what nothing orders.
@@ -172,7 +174,8 @@ impl Device for VirtualDevice {
     }
 
     fn elapsed_us(&self, _start: RawEvent, _end: RawEvent) -> Result<f64> {
-        Err(device_error("elapsed", "the virtual GPU has no notion of time".to_owned()))
+        // Its events count instructions and bytes, which no clock of a chip does.
+        Err(device_error("elapsed", "the virtual GPU counts work and has no time".to_owned()))
     }
 
     fn load_module(&self, name: &str, image: ModuleImage<'_>) -> Result<RawModule> {
@@ -181,13 +184,21 @@ impl Device for VirtualDevice {
             .load_module(image.ptx)
             .map_err(|error| device_error(&format!("load of module {name}"), error.to_string()))?;
         let mut state = self.state();
-        state.modules.push(module);
+        state.modules.push((module, image.kernels));
         Ok(RawModule(state.modules.len() as u64 - 1))
     }
 
     fn function(&self, module: RawModule, name: &str) -> Result<RawFunction> {
         let mut state = self.state();
-        let found = state.modules.get(module.0 as usize).and_then(|module| module.function(name));
+        let found = state.modules.get(module.0 as usize).and_then(|(module, kernels)| {
+            let function = module.function(name)?;
+            let (major, minor) = self.properties.compute_capability;
+            let arch = format!("sm_{major}{minor}");
+            let runs = |k: &&CompiledKernel| k.name == name && k.arch.trim_end_matches('a') == arch;
+            // PTX does not say how many registers its machine code takes; ptxas did.
+            kernels.iter().find(runs).into_iter().for_each(|k| function.set_registers(k.registers));
+            Some(function)
+        });
         let function =
             found.ok_or_else(|| device_error("function", format!("no kernel {name} in the module")))?;
         state.functions.push(function);
@@ -197,7 +208,7 @@ impl Device for VirtualDevice {
     fn function_attributes(&self, function: RawFunction) -> Result<FunctionAttributes> {
         let attributes = self.gpu.attributes(&self.function_of(function)?);
         Ok(FunctionAttributes {
-            registers: None,
+            registers: Some(attributes.registers),
             static_shared_bytes: attributes.static_shared_bytes,
             local_bytes: attributes.local_bytes,
             max_threads: attributes.max_threads,

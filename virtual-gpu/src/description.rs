@@ -42,7 +42,8 @@ impl Description {
             name: "Virtual H200".into(),
             compute_capability: (9, 0),
             num_sms: 132,
-            memory_bytes: 141 << 30,
+            // 141 GB of HBM3e; this much is nvidia-smi's total.
+            memory_bytes: 143_771 << 20,
             shared_per_sm: 228 << 10,
             shared_per_cta: 48 << 10,
             shared_per_cta_optin: 227 << 10,
@@ -55,6 +56,23 @@ impl Description {
             l2_bytes: 50 << 20,
             clock_khz: 1_980_000,
         }
+    }
+
+    /// CTAs of so many threads, bytes of shared memory and registers a thread that one multiprocessor holds
+    /// at once; 0 where not even one fits. Registers that are not known do not limit it.
+    pub fn resident_ctas(&self, threads: u32, shared_bytes: u32, registers: Option<u32>) -> u32 {
+        let warps = threads.div_ceil(32).max(1);
+        // A kilobyte of each CTA's shared memory is the system's.
+        let by_shared = self.shared_per_sm / (shared_bytes + 1024);
+        let by_registers = registers.map_or(u32::MAX, |count| {
+            // A warp's registers come in units of 256, from those of one of the four partitions.
+            let of_warp = (count.max(1) * 32).next_multiple_of(256);
+            if of_warp * warps.next_multiple_of(4) > self.registers_per_sm {
+                return 0;
+            }
+            self.registers_per_sm / 4 / of_warp * 4 / warps
+        });
+        (self.threads_per_sm / (32 * warps)).min(by_shared).min(self.ctas_per_sm).min(by_registers)
     }
 
     /// An A100 SXM.

@@ -70,6 +70,37 @@ fn findings_exit_with_1_and_name_kind_line_and_the_other_party() {
 }
 
 #[test]
+fn threads_change_nothing_and_registers_are_held_against_the_device() {
+    for order in ["--order eager", "--order random --seed 3"] {
+        // Correct, racing and out of bounds.
+        for variant in [0, 1, 2] {
+            let line = format!(
+                "run tests/ptx/planted_simple.sm_80.ptx row_sums_{variant} --grid 700 --block 128 --buffer \
+                 x=f32:140000:random --buffer sums=f32:700:undefined --arg ptr:x --arg ptr:sums --arg i32:200 \
+                 --counters --json {order}"
+            );
+            let one = run(&line);
+            assert_eq!(one.status.code(), Some(i32::from(variant > 0)));
+            for threads in [0, 3] {
+                let many = run(&format!("{line} --threads {threads}"));
+                assert_eq!(
+                    (many.status, &many.stdout),
+                    (one.status, &one.stdout),
+                    "{variant} {order} {threads}"
+                );
+            }
+        }
+    }
+    assert_eq!(row_sums(0, "--registers 255").status.code(), Some(0));
+    let out = run(
+        "run tests/ptx/planted_simple.sm_80.ptx row_sums_0 --grid 1 --block 512 --registers 255 --buffer \
+                   x=f32:8:zeros --arg ptr:x --arg ptr:x --arg i32:1",
+    );
+    assert!(text(&out.stdout).contains("512 threads of 255 registers"), "{}", text(&out.stdout));
+    assert_eq!(out.status.code(), Some(1));
+}
+
+#[test]
 fn json_has_the_same_findings_and_counters() {
     let out = row_sums(2, "--json --counters");
     assert_eq!(out.status.code(), Some(1));

@@ -128,6 +128,14 @@ fn code_of(error: Error) -> i32 {
             eprintln!("virtual GPU: {why}");
             code::COOPERATIVE_LAUNCH_TOO_LARGE
         }
+        Error::InvalidPtx(why) => {
+            eprintln!("virtual GPU: {why}");
+            code::INVALID_PTX
+        }
+        Error::NoBinaryForGpu(why) => {
+            eprintln!("virtual GPU: {why}");
+            code::NO_BINARY_FOR_GPU
+        }
         Error::IllegalAddress => code::ILLEGAL_ADDRESS,
         Error::MisalignedAddress => code::MISALIGNED_ADDRESS,
         Error::IllegalInstruction => code::ILLEGAL_INSTRUCTION,

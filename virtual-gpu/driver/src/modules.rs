@@ -2,9 +2,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use virtual_gpu::Module;
+use virtual_gpu::{Error, Module};
 
-use crate::{Driver, code, fatbin, finish, objects, put};
+use crate::{Driver, code, code_of, fatbin, finish, objects, put};
 
 /// Loads a module from PTX text or a fatbin with PTX.
 ///
@@ -44,14 +44,12 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *cons
 fn load(driver: &Driver, image: &[u8]) -> Result<Module, i32> {
     let (major, minor) = driver.gpu.description().compute_capability;
     let text = if fatbin::is_fatbin(image) {
-        fatbin::ptx(image, 10 * major + minor).ok_or(code::NO_BINARY_FOR_GPU)?
+        let found = fatbin::ptx(image, 10 * major + minor);
+        found.ok_or_else(|| code_of(Error::NoBinaryForGpu("the fatbin has no PTX for it".into())))?
     } else {
         std::str::from_utf8(image).map_err(|_| code::INVALID_PTX)?.to_owned()
     };
-    let module = driver.gpu.load_module(&text).map_err(|error| {
-        eprintln!("virtual GPU: {error}");
-        code::INVALID_PTX
-    })?;
+    let module = driver.gpu.load_module(&text).map_err(|error| code_of(error.into()))?;
     if !module.has_globals() {
         objects(driver).images.insert(image.to_vec(), module.clone());
     }

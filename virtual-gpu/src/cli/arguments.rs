@@ -16,6 +16,9 @@ usage: virtual-gpu run FILE.ptx KERNEL --grid X[,Y,Z] --block X[,Y,Z] [options]
     --order eager|lazy|random  when asynchronous work is done (default: eager)
     --seed N                   seed of the random order
     --check all|bounds|none    what is checked (default: all)
+    --threads N                CPU threads for CTAs that do not talk to each other; 0 is one a core (default: 1).
+                               Results, findings and counters do not depend on it
+    --registers N              registers a thread, as ptxas -v says; limits what fits on the device
     --counters                 print what the kernel did: instructions, bytes, conflicts
     --json                     print one JSON object instead of text
     --buffer NAME=DTYPE:LEN:INIT
@@ -164,6 +167,8 @@ pub struct Arguments {
     pub shared: u32,
     pub order: Order,
     pub checks: Checks,
+    pub threads: usize,
+    pub registers: Option<u32>,
     pub counters: bool,
     pub json: bool,
     pub buffers: Vec<BufferSpec>,
@@ -186,6 +191,7 @@ impl Arguments {
         let (mut grid, mut block, mut cluster, mut shared) = (None, None, None, 0);
         let (mut order, mut seed, mut checks) = ("eager", None, Checks::All);
         let (mut counters, mut json) = (false, false);
+        let (mut threads, mut registers) = (1, None);
         while let Some(word) = words.next() {
             // `--option=value` and `--option value` are the same.
             let (name, mut attached) = match word.split_once('=') {
@@ -213,6 +219,8 @@ impl Arguments {
                         other => return Err(format!("--check {other}: expected all, bounds or none")),
                     }
                 }
+                "--threads" => threads = number(name, value()?)?,
+                "--registers" => registers = Some(number(name, value()?)?),
                 "--counters" => counters = true,
                 "--json" => json = true,
                 "--buffer" => buffers.push(buffer(value()?)?),
@@ -260,6 +268,8 @@ impl Arguments {
             shared,
             order,
             checks,
+            threads,
+            registers,
             counters,
             json,
             buffers,

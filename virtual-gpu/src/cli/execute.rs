@@ -13,7 +13,12 @@ use std::io::Write;
 pub fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<bool, String> {
     let file = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file).map_err(|e| format!("{file}: {e}"))?;
-    let options = Options { order: arguments.order, checks: arguments.checks, ..Options::default() };
+    let options = Options {
+        order: arguments.order,
+        checks: arguments.checks,
+        threads: arguments.threads,
+        ..Options::default()
+    };
     let gpu = Gpu::with_options(Description::h200(), options);
     let module = gpu.load_module(&text).map_err(|e| format!("{file}: {e}"))?;
     let function = module.function(&arguments.kernel).ok_or_else(|| {
@@ -21,6 +26,7 @@ pub fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<bool, Strin
     })?;
     function.set_max_dynamic_shared(arguments.shared);
     function.allow_nonportable_cluster(true);
+    arguments.registers.into_iter().for_each(|count| function.set_registers(count));
 
     let addresses =
         arguments.buffers.iter().map(|b| allocate(&gpu, b)).collect::<Result<Vec<u64>, String>>()?;

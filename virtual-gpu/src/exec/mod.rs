@@ -64,8 +64,9 @@ pub struct Grid {
     pub overlaps: Vec<Overlap>,
     /// Where it stands among the other work of the device.
     pub position: crate::stream::Position,
-    /// Registers of a thread at the start, as far as PTX says.
+    /// Registers of a thread at the start: known, or as far as PTX says.
     pub registers: u32,
+    pub known_registers: Option<u32>,
 }
 
 /// A grid that another may overlap with.

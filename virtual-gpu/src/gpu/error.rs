@@ -24,6 +24,11 @@ pub enum Error {
     LaunchFailed,
     /// A kernel cannot come to an end: deadlock or the instruction limit (CUDA_ERROR_LAUNCH_TIMEOUT).
     Timeout,
+    /// PTX that cannot be compiled for this device: malformed, unknown to the virtual GPU, or for another
+    /// architecture (CUDA_ERROR_INVALID_PTX).
+    InvalidPtx(String),
+    /// A fatbin without any code for this device (CUDA_ERROR_NO_BINARY_FOR_GPU).
+    NoBinaryForGpu(String),
     /// A stream that is being captured cannot do this (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED).
     CaptureUnsupported(String),
     /// A call during a capture was not permitted, so there is no graph
@@ -60,6 +65,10 @@ impl std::fmt::Display for Error {
             Error::IllegalInstruction => write!(f, "an illegal instruction was encountered"),
             Error::LaunchFailed => write!(f, "unspecified launch failure"),
             Error::Timeout => write!(f, "the launch cannot end"),
+            Error::InvalidPtx(m) => write!(f, "a PTX JIT compilation failed: {m}"),
+            Error::NoBinaryForGpu(m) => {
+                write!(f, "no kernel image is available for execution on the device: {m}")
+            }
             Error::CaptureUnsupported(m) => {
                 write!(f, "operation not permitted when stream is capturing: {m}")
             }
@@ -91,3 +100,9 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<crate::LoadError> for Error {
+    fn from(error: crate::LoadError) -> Self {
+        Error::InvalidPtx(error.to_string())
+    }
+}

@@ -1,6 +1,6 @@
 //! Launches, held against the device's limits.
 
-use super::module::registers;
+use super::module::{known_registers, registers};
 use super::{Error, Function, Gpu, State, lock};
 use crate::counters::Raw;
 use crate::exec::Grid;
@@ -94,14 +94,11 @@ impl Gpu {
                 launch.dynamic_shared_bytes, p.static_shared
             ));
         }
-        if p.max_registers.unwrap_or(0) as u64 * threads > u64::from(d.registers_per_sm) {
-            return Err(Error::OutOfResources(format!("{}: registers of {threads} threads", p.name)));
-        }
-        if p.architecture > 10 * d.compute_capability.0 + d.compute_capability.1 {
-            return invalid(format!(
-                "PTX for sm_{} on a device of {:?}",
-                p.architecture, d.compute_capability
-            ));
+        let known = known_registers(p, &settings);
+        let fit = d.resident_ctas(threads as u32, shared as u32, known);
+        if let (Some(registers), 0) = (known, fit) {
+            let why = format!("{}: {threads} threads of {registers} registers", p.name);
+            return Err(Error::OutOfResources(why));
         }
         let cluster = launch.cluster.or(p.required_cluster).unwrap_or([1; 3]);
         let size: u64 = cluster.iter().map(|&x| u64::from(x)).product();
@@ -111,6 +108,9 @@ impl Gpu {
                 "{}: cluster {cluster:?}, at most {most} CTAs",
                 p.name
             )));
+        }
+        if size > u64::from(fit) * u64::from(d.num_sms) {
+            return Err(Error::InvalidCluster(format!("{}: {size} CTAs do not fit at once", p.name)));
         }
         if p.required_cluster.is_some_and(|r| r != cluster) {
             return Err(Error::InvalidCluster(format!(
@@ -155,7 +155,8 @@ impl Gpu {
             waits_for_others: false,
             overlaps: Vec::new(),
             position: Default::default(),
-            registers: registers(p, d),
+            registers: registers(p, d, &settings),
+            known_registers: known,
         };
         if launch.cooperative && grid.ctas() > Engine::capacity(&grid, d) {
             return Err(Error::CooperativeTooLarge(format!("{}: {} CTAs", p.name, grid.ctas())));

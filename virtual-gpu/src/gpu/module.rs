@@ -49,6 +49,7 @@ pub struct Function {
 pub(super) struct Settings {
     pub(super) max_dynamic_shared: Option<u32>,
     pub(super) nonportable_cluster: bool,
+    pub(super) registers: Option<u32>,
 }
 
 /// Attributes of a kernel.
@@ -60,8 +61,8 @@ pub struct Attributes {
     pub max_dynamic_shared_bytes: u32,
     /// Local memory of a thread in bytes (of PTX: spills are unknown).
     pub local_bytes: u32,
-    /// Registers of a thread as far as PTX says: `.maxnreg`, else what `.maxntid` and `.minnctapersm` leave, else 255
-    /// or what lets a CTA of 1024 threads run.
+    /// Registers of a thread: what [`Function::set_registers`] said, else as far as PTX says: `.maxnreg`,
+    /// else what `.maxntid` and `.minnctapersm` leave, else 255 or what lets a CTA of 1024 threads run.
     pub registers: u32,
     /// Threads of a CTA at most.
     pub max_threads: u32,
@@ -84,6 +85,12 @@ impl Function {
         lock(&self.settings).max_dynamic_shared = Some(bytes);
     }
 
+    /// Says how many registers a thread has, which PTX does not and `ptxas -v` does. Occupancy, the limits of
+    /// a launch and the pool that `setmaxnreg` draws on go by it.
+    pub fn set_registers(&self, count: u32) {
+        lock(&self.settings).registers = Some(count);
+    }
+
     /// Allows clusters above the portable size.
     pub fn allow_nonportable_cluster(&self, allow: bool) {
         lock(&self.settings).nonportable_cluster = allow;
@@ -95,17 +102,26 @@ impl Function {
     }
 }
 
-/// Registers of a thread as far as PTX says.
-pub(super) fn registers(p: &Program, d: &Description) -> u32 {
+/// Registers of a thread, where somebody said so.
+pub(super) fn known_registers(p: &Program, settings: &Settings) -> Option<u32> {
+    settings.registers.or(p.max_registers)
+}
+
+/// Registers of a thread: known, or as far as PTX says.
+pub(super) fn registers(p: &Program, d: &Description, settings: &Settings) -> u32 {
+    if let Some(count) = known_registers(p, settings) {
+        return count;
+    }
     let max_threads = p.max_threads.map_or(d.threads_per_cta, |t| t.iter().product::<u32>());
     let by_threads = d.registers_per_sm / max_threads.max(1) / p.min_ctas.max(1);
-    p.max_registers.unwrap_or((by_threads / 8 * 8).min(255))
+    (by_threads / 8 * 8).min(255)
 }
 
 impl Gpu {
     /// Parses and decodes a PTX module. An instruction that is not known is an error that names it and its line.
     pub fn load_module(&self, text: &str) -> Result<Module, LoadError> {
         let module = ptx::parse(text)?;
+        self.check_target(module.target)?;
         let mut state = lock(&self.state);
         let mut globals = HashMap::new();
         let mut symbols = HashMap::new();
@@ -151,13 +167,33 @@ impl Gpu {
         Ok(Module { functions, globals })
     }
 
+    /// PTX runs on its architecture and newer ones, that of `sm_90a` and its kin on their own alone, that of
+    /// `sm_100f` on those of its family.
+    fn check_target(&self, target: &str) -> Result<(), LoadError> {
+        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+        let Ok(wanted) = digits.parse::<u32>() else { return Ok(()) };
+        let (major, minor) = self.description.compute_capability;
+        let device = 10 * major + minor;
+        let runs = match target.chars().last() {
+            Some('a') => wanted == device,
+            Some('f') => wanted <= device && wanted / 10 == major,
+            _ => wanted <= device,
+        };
+        if runs {
+            return Ok(());
+        }
+        let message =
+            format!("PTX for {target} does not run on a device of compute capability {major}.{minor}");
+        Err(LoadError::new(Default::default(), message))
+    }
+
     /// A kernel's attributes on this device.
     pub fn attributes(&self, function: &Function) -> Attributes {
         let p = &function.program;
         let d = &self.description;
         let settings = lock(&function.settings);
         let max_threads = p.max_threads.map_or(d.threads_per_cta, |t| t.iter().product::<u32>());
-        let registers = registers(p, d);
+        let registers = registers(p, d, &settings);
         Attributes {
             static_shared_bytes: p.static_shared,
             max_dynamic_shared_bytes: settings
@@ -172,11 +208,11 @@ impl Gpu {
         }
     }
 
-    /// CTAs of this kernel that one multiprocessor can hold, as far as PTX says.
+    /// CTAs of this kernel that one multiprocessor can hold. Registers count where they are known, by
+    /// [`Function::set_registers`] or `.maxnreg`.
     pub fn occupancy(&self, function: &Function, threads: u32, dynamic_shared_bytes: u32) -> u32 {
-        let d = &self.description;
-        let threads = threads.next_multiple_of(32).max(32);
-        let shared = function.program.dynamic_shared_at + dynamic_shared_bytes + 1024;
-        (d.threads_per_sm / threads).min(d.shared_per_sm / shared).min(d.ctas_per_sm)
+        let registers = known_registers(&function.program, &lock(&function.settings));
+        let shared = function.program.dynamic_shared_at.saturating_add(dynamic_shared_bytes);
+        self.description.resident_ctas(threads, shared.min(u32::MAX - 1024), registers)
     }
 }

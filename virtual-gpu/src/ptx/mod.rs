@@ -18,7 +18,7 @@ pub struct Position {
 /// What is wrong with a PTX text, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
-    /// Where in the PTX text.
+    /// Where in the PTX text; line 0 where it is the module as a whole.
     pub position: Position,
     /// What is wrong, with the offending word.
     pub message: String,
@@ -32,6 +32,10 @@ impl LoadError {
 
 impl std::fmt::Display for LoadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.position.line == 0 {
+            // The module as a whole.
+            return write!(f, "{}", self.message);
+        }
         write!(f, "PTX line {}, column {}: {}", self.position.line, self.position.column, self.message)
     }
 }

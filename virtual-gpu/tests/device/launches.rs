@@ -1,7 +1,7 @@
 //! The limits of a launch and their error codes.
 
 use crate::{HEAD, kernel};
-use virtual_gpu::{Description, Error, Gpu, Launch, Options, Stream};
+use virtual_gpu::{Description, Error, Gpu, Kind, Launch, Options, Stream};
 
 fn launch(directives: &str, change: impl Fn(&mut Launch<'_>)) -> Result<(), Error> {
     let (gpu, function) = kernel(directives, "", Options::default());
@@ -81,15 +81,107 @@ fn opting_in_raises_limits() {
 fn another_device_has_other_limits() {
     let gpu = Gpu::new(Description::a100());
     let text = format!("{HEAD}.visible .entry k()\n{{\nret;\n}}\n");
-    let function = gpu.load_module(&text).expect("PTX").function("k").expect("a kernel");
-    let error = gpu.launch(&function, &Launch::default(), Stream::default()).expect_err("sm_90 on sm_80");
-    assert!(matches!(error, Error::InvalidValue(_)), "{error}");
     let text = text.replace("sm_90a", "sm_80");
     let function = gpu.load_module(&text).expect("PTX").function("k").expect("a kernel");
     gpu.launch(&function, &Launch::default(), Stream::default()).expect("its own architecture");
     function.set_max_dynamic_shared(164 << 10);
     let launch = Launch { dynamic_shared_bytes: 164 << 10, ..Launch::default() };
     gpu.launch(&function, &launch, Stream::default()).expect_err("163 KiB are the most");
+}
+
+/// PTX for a newer architecture, or for another one alone, is refused when it is loaded.
+#[test]
+fn ptx_of_another_architecture_is_refused() {
+    let mut blackwell = Description::h200();
+    blackwell.compute_capability = (10, 0);
+    let mut newer = Description::h200();
+    newer.compute_capability = (9, 1);
+    for (device, target, runs) in [
+        (Description::a100(), "sm_80", true),
+        (Description::a100(), "sm_90", false),
+        (Description::a100(), "sm_90a", false),
+        (Description::h200(), "sm_80", true),
+        (Description::h200(), "sm_90", true),
+        (Description::h200(), "sm_90a", true),
+        (Description::h200(), "sm_100", false),
+        (newer, "sm_90a", false),
+        (blackwell.clone(), "sm_90", true),
+        (blackwell.clone(), "sm_90a", false),
+        (blackwell.clone(), "sm_100f", true),
+        (blackwell, "sm_103f", false),
+    ] {
+        let gpu = Gpu::new(device);
+        let text = format!("{HEAD}.visible .entry k()\n{{\nret;\n}}\n").replace("sm_90a", target);
+        let loaded = gpu.load_module(&text).map(|_| ()).map_err(Error::from);
+        let why = format!("PTX for {target} does not run");
+        match loaded {
+            Ok(()) => assert!(runs, "{target}"),
+            Err(Error::InvalidPtx(message)) => assert!(!runs && message.starts_with(&why), "{message}"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let gpu = Gpu::new(Description::h200());
+    let malformed = gpu.load_module("frob").map(|_| ()).map_err(Error::from);
+    assert!(matches!(malformed, Err(Error::InvalidPtx(_))), "{malformed:?}");
+}
+
+/// Against the tables of NVIDIA's occupancy calculator for 65536 registers and 2048 threads.
+#[test]
+fn registers_limit_what_is_resident() {
+    let (gpu, function) = kernel("", "", Options::default());
+    let out = gpu.alloc(64).expect("memory").to_le_bytes();
+    for (registers, threads, ctas) in [
+        (32, 256, 8),
+        (33, 256, 6),
+        (40, 256, 6),
+        (41, 256, 5),
+        (64, 256, 4),
+        (65, 256, 3),
+        (128, 128, 4),
+        (168, 384, 1),
+        (255, 256, 1),
+        (255, 32, 8),
+        (16, 32, 32),
+    ] {
+        function.set_registers(registers);
+        assert_eq!(gpu.occupancy(&function, threads, 0), ctas, "{registers} registers, {threads} threads");
+        assert_eq!(gpu.attributes(&function).registers, registers);
+        // A cooperative launch may have as many CTAs as are resident.
+        for (more, fits) in [(0, true), (1, false)] {
+            let launch = Launch {
+                grid: [ctas * 132 + more, 1, 1],
+                block: [threads, 1, 1],
+                cooperative: true,
+                args: &[&out],
+                ..Launch::default()
+            };
+            let result = gpu.launch(&function, &launch, Stream::default()).and_then(|()| gpu.synchronize());
+            assert_eq!(result.is_ok(), fits, "{registers} {threads}: {result:?}");
+        }
+    }
+    let launch = Launch { block: [512, 1, 1], args: &[&out], ..Launch::default() };
+    function.set_registers(128);
+    gpu.launch(&function, &launch, Stream::default()).expect("as many as there are");
+    function.set_registers(129);
+    let error = gpu.launch(&function, &launch, Stream::default()).expect_err("too many");
+    assert!(matches!(error, Error::OutOfResources(_)), "{error}");
+}
+
+/// The pool that `setmaxnreg` draws on is what the launch took.
+#[test]
+fn setmaxnreg_goes_by_the_registers_of_the_launch() {
+    let body = "setp.lt.u32 %p1, %r0, 128;\n@%p1 bra LESS;\nsetmaxnreg.inc.sync.aligned.u32 232;\nbra DONE;\nLESS:\n\
+                setmaxnreg.dec.sync.aligned.u32 40;\nDONE:\nbar.sync 0;\n";
+    for (registers, kind) in [(168, None), (160, Some(Kind::Deadlock)), (32, Some(Kind::SetMaxReg))] {
+        let (gpu, function) = kernel(".maxntid 384", body, Options::default());
+        function.set_registers(registers);
+        let out = gpu.alloc(64).expect("memory").to_le_bytes();
+        let launch = Launch { block: [384, 1, 1], args: &[&out], ..Launch::default() };
+        gpu.launch(&function, &launch, Stream::default()).expect("a launch");
+        gpu.synchronize().err();
+        let found = gpu.take_findings().first().map(|f| f.kind);
+        assert_eq!(found, kind, "{registers} registers");
+    }
 }
 
 #[test]

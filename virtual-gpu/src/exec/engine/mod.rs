@@ -73,11 +73,8 @@ impl Engine {
 
     /// How many CTAs of a grid fit the device at once.
     pub fn capacity(grid: &Grid, description: &Description) -> u64 {
-        let threads = grid.threads().next_multiple_of(32);
-        let shared = grid.program.dynamic_shared_at + grid.dynamic_shared + 1024;
-        let by_threads = description.threads_per_sm / threads.max(1);
-        let by_shared = description.shared_per_sm / shared.max(1);
-        let per_sm = by_threads.min(by_shared).min(description.ctas_per_sm).max(1);
+        let shared = grid.program.dynamic_shared_at + grid.dynamic_shared;
+        let per_sm = description.resident_ctas(grid.threads(), shared, grid.known_registers).max(1);
         u64::from(per_sm) * u64::from(description.num_sms)
     }
 
