@@ -10,9 +10,10 @@ pub mod virtual_gpu;
 pub use graph::Graph;
 
 use std::fmt::Debug;
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::compiled::CompiledKernel;
 
 /// A number no other device of this process has.
@@ -136,13 +137,37 @@ pub struct TensorMapSpec {
 #[repr(C, align(128))]
 pub struct TensorMap(pub [u8; 128]);
 
+/// Bytes as zlib packed them: code is kept small until a device wants it.
+#[derive(Clone, Copy)]
+pub struct Deflated<'a>(pub &'a [u8]);
+
+impl Deflated<'_> {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for bytes that zlib did not pack.
+    pub fn inflate(self) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        flate2::read::ZlibDecoder::new(self.0)
+            .read_to_end(&mut out)
+            .map_err(|error| Error::Device { call: "unpack code".to_owned(), message: error.to_string() })?;
+        Ok(out)
+    }
+}
+
+impl Debug for Deflated<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} packed bytes", self.0.len())
+    }
+}
+
 /// The compiled code of one kernel file.
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleImage<'a> {
     /// Machine code (and portable PTX) for a real GPU.
-    pub fatbin: &'a [u8],
+    pub fatbin: Deflated<'a>,
     /// The PTX of the same compile, for the virtual GPU.
-    pub ptx: &'a str,
+    pub ptx: Deflated<'a>,
     /// What ptxas said of its kernels, for the virtual GPU.
     pub kernels: &'static [CompiledKernel],
 }

@@ -40,7 +40,7 @@ pub use operations::DeviceOperations;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::device::{Device, LaunchConfig, ModuleImage, RawFunction, RawModule, RawStream};
+use crate::device::{Device, LaunchConfig, RawFunction, RawModule, RawStream};
 use crate::error::{Error, Result};
 use compiled::{CompiledModule, Target};
 
@@ -166,9 +166,7 @@ impl Kernels {
                 let raw_module = match loaded.modules.get(&(module.name, module.target == Target::Sm90a)) {
                     Some(&raw) => raw,
                     None => {
-                        let (fatbin, ptx) = (module.fatbin(), module.ptx());
-                        let image = ModuleImage { fatbin: &fatbin, ptx: &ptx, kernels: module.kernels };
-                        let raw = self.device.load_module(module.name, image)?;
+                        let raw = self.device.load_module(module.name, module.image())?;
                         loaded.modules.insert((module.name, module.target == Target::Sm90a), raw);
                         raw
                     }

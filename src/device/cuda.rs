@@ -327,9 +327,10 @@ impl Device for CudaDevice {
     }
 
     fn load_module(&self, name: &str, image: ModuleImage<'_>) -> Result<RawModule> {
+        let fatbin = image.fatbin.inflate()?;
         // SAFETY: the image is a whole fatbin made by nvcc; the driver copies what it needs.
         self.call(&format!("cuModuleLoadData({name})"), || unsafe {
-            result::module::load_data(image.fatbin.as_ptr().cast::<c_void>())
+            result::module::load_data(fatbin.as_ptr().cast::<c_void>())
         })
         .map(|module| RawModule(module as u64))
     }

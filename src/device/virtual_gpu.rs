@@ -1,15 +1,15 @@
 //! The virtual GPU as a [`Device`]: runs the PTX of the compiled kernels on the CPU, with every access checked.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::{DataType, Fill, TensorMap as VirtualTensorMap};
 use virtual_gpu::{Description, Event, Function, Gpu, Graph, Launch, Module, Options, Stream};
 
 use super::{
-    Device, DeviceProperties, FunctionAttributes, LaunchConfig, ModuleImage, RawEvent, RawFunction, RawGraph,
-    RawModule, RawStream, TensorMap, TensorMapSpec, next_id,
+    Deflated, Device, DeviceProperties, FunctionAttributes, LaunchConfig, ModuleImage, RawEvent, RawFunction,
+    RawGraph, RawModule, RawStream, TensorMap, TensorMapSpec, next_id,
 };
 use crate::error::{Error, Result};
 use crate::kernels::compiled::CompiledKernel;
@@ -87,6 +87,26 @@ impl VirtualDevice {
             }
         };
         Err(Error::Device { call: call.to_owned(), message })
+    }
+
+    /// The module of this PTX. Decoding it takes longer than most launches, so the process keeps what it decoded.
+    fn decoded(&self, ptx: Deflated<'_>) -> std::result::Result<Module, String> {
+        static DECODED: Mutex<BTreeMap<Vec<u8>, Arc<Mutex<Option<Module>>>>> = Mutex::new(BTreeMap::new());
+        let entry = {
+            let mut decoded = DECODED.lock().unwrap_or_else(PoisonError::into_inner);
+            decoded.entry(ptx.0.to_vec()).or_default().clone()
+        };
+        let mut known = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = &*known
+            && let Some(module) = self.gpu.load_decoded(module).map_err(|error| error.to_string())?
+        {
+            return Ok(module);
+        }
+        let text = ptx.inflate().map_err(|error| error.to_string())?;
+        let text = String::from_utf8(text).map_err(|_| "its PTX is not text".to_owned())?;
+        let module = self.gpu.load_module(&text).map_err(|error| error.to_string())?;
+        *known = Some(module.clone());
+        Ok(module)
     }
 
     fn function_of(&self, function: RawFunction) -> Result<Function> {
@@ -180,9 +200,8 @@ impl Device for VirtualDevice {
 
     fn load_module(&self, name: &str, image: ModuleImage<'_>) -> Result<RawModule> {
         let module = self
-            .gpu
-            .load_module(image.ptx)
-            .map_err(|error| device_error(&format!("load of module {name}"), error.to_string()))?;
+            .decoded(image.ptx)
+            .map_err(|message| device_error(&format!("load of module {name}"), message))?;
         let mut state = self.state();
         state.modules.push((module, image.kernels));
         Ok(RawModule(state.modules.len() as u64 - 1))

@@ -1,7 +1,6 @@
 //! What build.rs compiled: machine code, PTX and resources of every kernel.
 
-use std::io::Read;
-
+use crate::device::{Deflated, ModuleImage};
 use crate::error::{Error, Result};
 
 /// Which devices a kernel file was compiled for.
@@ -65,21 +64,10 @@ pub struct Opcodes {
 include!(concat!(env!("OUT_DIR"), "/compiled_kernels.rs"));
 
 impl CompiledModule {
-    /// Machine code and portable PTX, for a real GPU.
-    pub fn fatbin(&self) -> Vec<u8> {
-        inflate(self.fatbin)
+    /// Its code, as a device takes it.
+    pub fn image(&self) -> ModuleImage<'static> {
+        ModuleImage { fatbin: Deflated(self.fatbin), ptx: Deflated(self.ptx), kernels: self.kernels }
     }
-
-    /// The PTX of the same compile, for the virtual GPU.
-    pub fn ptx(&self) -> String {
-        String::from_utf8(inflate(self.ptx)).expect("nvcc writes PTX as ASCII")
-    }
-}
-
-fn inflate(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    flate2::read::ZlibDecoder::new(bytes).read_to_end(&mut out).expect("build.rs wrote it");
-    out
 }
 
 /// Every module in this build.

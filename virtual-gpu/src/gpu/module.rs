@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 /// A loaded module.
 #[derive(Clone)]
 pub struct Module {
+    target: String,
     functions: HashMap<String, Function>,
     globals: HashMap<String, (u64, u64)>,
 }
@@ -164,7 +165,24 @@ impl Gpu {
             let program = Arc::new(crate::decode::decode(&module, f, &symbols)?);
             functions.insert(f.name.to_string(), Function { program, settings: Default::default() });
         }
-        Ok(Module { functions, globals })
+        Ok(Module { target: module.target.to_owned(), functions, globals })
+    }
+
+    /// The kernels of a module that another GPU has decoded, without decoding them again: as good as
+    /// [`Gpu::load_module`] of its text. `None` for a module with variables, whose addresses are in its code.
+    ///
+    /// # Errors
+    /// As [`Gpu::load_module`] for an architecture that does not run here.
+    pub fn load_decoded(&self, module: &Module) -> Result<Option<Module>, LoadError> {
+        self.check_target(&module.target)?;
+        if module.has_globals() {
+            return Ok(None);
+        }
+        let fresh = |(name, function): (&String, &Function)| {
+            (name.clone(), Function { program: function.program.clone(), settings: Default::default() })
+        };
+        let functions = module.functions.iter().map(fresh).collect();
+        Ok(Some(Module { target: module.target.clone(), functions, globals: HashMap::new() }))
     }
 
     /// PTX runs on its architecture and newer ones, that of `sm_90a` and its kin on their own alone, that of
