@@ -5,7 +5,7 @@ use super::program::*;
 use super::tensor::{accumulator, element, shape};
 use super::{Decoder, Modifiers, Result};
 use crate::exec::bulk::{Completion, Copy, Reduction, Side};
-use crate::exec::hopper::HopperOp;
+use crate::exec::hopper::{HopperOp, ProxyFence};
 use crate::exec::wgmma::{AOperand, Wgmma};
 use crate::ptx::ast::*;
 use crate::registers::*;
@@ -49,6 +49,7 @@ impl<'a> Decoder<'_, 'a> {
                     HopperOp::ClusterArrive { relaxed }
                 } else if m.take("wait") {
                     m.take("acquire");
+                    self.program.cluster_barriers = true;
                     HopperOp::ClusterWait
                 } else {
                     return self.error("barrier.cluster without .arrive or .wait");
@@ -92,26 +93,33 @@ impl<'a> Decoder<'_, 'a> {
                 (op, Class::Sync)
             }
             "fence" => {
-                let init = m.take("mbarrier_init");
-                m.take("proxy");
-                let asynchronous = m.take("async");
-                let known = asynchronous
-                    || init
-                    || m.take("alias")
-                    || m.take("async::generic")
-                    || m.take("tensormap::generic");
+                let mut fence = if m.take("mbarrier_init") {
+                    ProxyFence::MbarrierInit
+                } else {
+                    m.take("proxy");
+                    if m.take("async") {
+                        ProxyFence::Async { shared: true, global: true }
+                    } else if m.take("async::generic") {
+                        // Restricted to shared memory.
+                        ProxyFence::Async { shared: true, global: false }
+                    } else if m.take("alias") || m.take("tensormap::generic") {
+                        ProxyFence::Other
+                    } else {
+                        return self.error("unknown proxy of a fence");
+                    }
+                };
                 for word in
                     ["acquire", "release", "sync_restrict::shared::cluster", "sync_restrict::shared::cta"]
                 {
                     m.take(word);
                 }
-                take_space(m);
-                take_scope(m);
-                if !known {
-                    return self.error("unknown proxy of a fence");
+                if let (ProxyFence::Async { shared, global }, Some(space)) = (&mut fence, take_space(m)) {
+                    *shared &= space != Space::Global;
+                    *global &= space == Space::Global;
                 }
+                take_scope(m);
                 // The operands of a tensor map fence name the map.
-                (HopperOp::FenceProxy { init }, Class::Sync)
+                (HopperOp::FenceProxy(fence), Class::Sync)
             }
             _ => return Ok(false),
         };
@@ -265,6 +273,7 @@ impl<'a> Decoder<'_, 'a> {
         let (Some(to), Some(from)) = (take_space(m), take_space(m)) else {
             return self.error("a bulk copy needs two state spaces");
         };
+        self.program.bulk_copies |= to == Space::Global || from == Space::Global;
         let reduction = if reduce { Some(self.reduction(m)?) } else { None };
         skip_cache_hints(m);
         let mut operands: Vec<&Operand<'a>> = i.operands.iter().collect();

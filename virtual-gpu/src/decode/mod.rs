@@ -13,6 +13,7 @@ mod operands;
 mod places;
 pub mod program;
 mod tensor;
+pub mod watched;
 
 use crate::hash::FastMap;
 use crate::ptx::ast::*;
@@ -31,6 +32,7 @@ pub type Symbols = HashMap<String, u64>;
 pub fn decode(module: &Module<'_>, entry: &Function<'_>, symbols: &Symbols) -> Result<Program> {
     let mut decoder = Decoder::new(module, symbols);
     decoder.kernel(entry)?;
+    watched::mark(&mut decoder.program);
     Ok(decoder.program)
 }
 
@@ -162,7 +164,7 @@ impl<'m, 'a> Decoder<'m, 'a> {
     }
 
     pub(crate) fn emit(&mut self, op: Op, class: Class) {
-        self.program.code.push(Inst { op, guard: self.guard, place: self.place, class });
+        self.program.code.push(Inst { op, guard: self.guard, place: self.place, class, watched: false });
     }
 
     pub(crate) fn alu(&mut self, op: Alu, d: Slot, a: Slot, b: Slot, c: Slot, class: Class) {

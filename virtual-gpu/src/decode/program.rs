@@ -508,6 +508,8 @@ pub struct Inst {
     /// Index into [`Program::places`].
     pub place: u32,
     pub class: Class,
+    /// It touches registers that wgmma works on.
+    pub watched: bool,
 }
 
 /// A source place: file, line and the function it is in, with the chain of inlining.
@@ -610,4 +612,8 @@ pub struct Program {
     pub architecture: u32,
     /// Whether CTAs can be seen to talk to each other: atomics, strong accesses or fences in global memory.
     pub communicates: bool,
+    /// Whether CTAs of a cluster meet at its barrier.
+    pub cluster_barriers: bool,
+    /// Whether the copy engine moves bytes from or to global memory.
+    pub bulk_copies: bool,
 }

@@ -284,6 +284,7 @@ pub fn load(
         check_address_poison(ctx, warp, pc, &access.address, active);
     }
     let size = access.bytes * access.count;
+    let touch = Touch::of(Action::Read, access.strength, access.scope);
     let mut rest = active;
     while rest != 0 {
         let Ok(group) =
@@ -294,9 +295,9 @@ pub fn load(
         let mut reach = group.reach(&addresses, size);
         match group.target {
             Target::Global => {
-                races::global(ctx, warp, pc, group.origin, &reach, Touch::of(Action::Read, access.strength));
+                races::global(ctx, warp, pc, group.origin, &reach, touch);
                 if access.strength != Strength::Weak && access.strength != Strength::Volatile {
-                    races::acquire_global(ctx, group.origin, &reach, access.strength);
+                    races::acquire_global(ctx, group.origin, &reach, access.strength, access.scope);
                 }
                 if access.address.space != Space::Const {
                     ctx.grid.counters.global(pc, &reach, false);
@@ -309,7 +310,7 @@ pub fn load(
                 }
             }
             Target::Shared { cta } => {
-                races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Read, access.strength));
+                races::shared(ctx, warp, pc, cta, &reach, touch);
                 ctx.grid.counters.shared(pc, &reach);
                 load_group(warp, access, &ctx.ctas[cta].shared, &reach, check);
             }
@@ -362,6 +363,7 @@ pub fn store(
         check_address_poison(ctx, warp, pc, &access.address, active);
     }
     let size = access.bytes * access.count;
+    let touch = Touch::of(Action::Write, access.strength, access.scope);
     let mut rest = active;
     *ctx.progress += 1;
     while rest != 0 {
@@ -373,8 +375,8 @@ pub fn store(
         let mut reach = group.reach(&addresses, size);
         match group.target {
             Target::Global => {
-                races::global(ctx, warp, pc, group.origin, &reach, Touch::of(Action::Write, access.strength));
-                races::release_global(ctx, group.origin, &reach, access.strength);
+                races::global(ctx, warp, pc, group.origin, &reach, touch);
+                races::release_global(ctx, group.origin, &reach, access.strength, access.scope);
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
                 if a.bytes.is_view() {
@@ -384,7 +386,7 @@ pub fn store(
                 }
             }
             Target::Shared { cta } => {
-                races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Write, access.strength));
+                races::shared(ctx, warp, pc, cta, &reach, touch);
                 ctx.grid.counters.shared(pc, &reach);
                 store_group(warp, access, &mut ctx.ctas[cta].shared, &reach, check);
             }

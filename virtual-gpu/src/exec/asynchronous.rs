@@ -126,8 +126,7 @@ pub fn cp_async(
             return Flow::Stop;
         };
         let reach = group.reach(&src, op.bytes);
-        let touch = races::Touch::of(Action::Read, Strength::Weak);
-        races::global(ctx, warp, pc, group.origin, &reach, touch);
+        races::global(ctx, warp, pc, group.origin, &reach, races::Touch::weak(Action::Read));
         whole.push(reach);
     }
     for lane in lanes(partial) {
@@ -147,6 +146,8 @@ pub fn cp_async(
             ctx.report(crate::findings::Kind::Misaligned, true, at, message, None);
             return Flow::Stop;
         }
+        let source = std::iter::once((src[lane], u32::from(read[lane])));
+        races::global_copied(ctx, at, source, Action::Read, races::Copier::Thread);
     }
     let mut offsets = [0u32; 32];
     (0..32).for_each(|l| offsets[l] = dst[l].wrapping_sub(group.origin) as u32);
@@ -222,6 +223,17 @@ pub fn wait_group(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, all: boo
         races::copy_done(ctx, warp, newest);
     }
     Flow::Next
+}
+
+/// `cp.async.mbarrier.arrive`: moves what the lanes have copied so far. It still belongs to its groups.
+pub fn arrive(ctx: &mut Context<'_>, warp: &mut Warp, active: u32) {
+    let mut groups = std::mem::take(&mut warp.copies);
+    for copy in groups.committed.iter_mut().flat_map(|g| &mut g.copies).chain(&mut groups.open) {
+        move_copy(ctx, copy, active);
+    }
+    // Later copies of the open group are not among these.
+    groups.issued += 1;
+    warp.copies = groups;
 }
 
 fn finish(ctx: &mut Context<'_>, copy: &mut Copy, mask: u32) {

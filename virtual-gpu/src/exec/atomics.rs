@@ -107,7 +107,7 @@ pub fn atomic(
         let order = order[start..].iter().chain(&order[..start]).copied();
         match group.target {
             Target::Global => {
-                races::atomic_global(ctx, warp, pc, group.origin, &reach, a.strength);
+                races::atomic_global(ctx, warp, pc, group.origin, &reach, (a.strength, a.scope));
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(allocation) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
                 if allocation.bytes.is_view() {
@@ -117,7 +117,7 @@ pub fn atomic(
                 perform(warp, a, allocation.bytes.whole(), &reach.offsets, order);
             }
             Target::Shared { cta } => {
-                races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Atomic, a.strength));
+                races::shared(ctx, warp, pc, cta, &reach, Touch::of(Action::Atomic, a.strength, a.scope));
                 races::atomic_shared(ctx, warp, cta, &reach);
                 ctx.grid.counters.shared(pc, &reach);
                 perform(warp, a, &mut ctx.ctas[cta].shared, &reach.offsets, order);

@@ -10,7 +10,7 @@ use crate::decode::program::{Address, Reg, Rmw};
 use crate::findings::Kind;
 use crate::memory::SHARED_BASE;
 use crate::options::Checks;
-use crate::races;
+use crate::races::{self, Copier};
 use crate::registers::Slot;
 use crate::tensor::tma::{DataType, TensorMap};
 
@@ -68,6 +68,16 @@ pub struct Copy {
 pub struct BulkGroups {
     open: Vec<(u32, u64)>,
     groups: Vec<(u32, Vec<(u32, u64)>)>,
+    /// Writes that other CTAs may not know of yet.
+    writes: Vec<Write>,
+}
+
+/// A write to global memory that is not waited for.
+struct Write {
+    id: u64,
+    at: At,
+    runs: Vec<Run>,
+    action: Action,
 }
 
 impl BulkGroups {
@@ -261,6 +271,7 @@ pub fn issue(
         let moved = runs.iter().filter_map(|&(global, _, length)| Some((global?, length)));
         ctx.grid.counters.bulk(pc, moved, !load);
         if load {
+            races::global_copied(ctx, at, pieces(&runs), Action::Read, Copier::Engine);
             let Some((barriers, space)) = &signals else {
                 return bad(ctx, Kind::Unsupported, "a load without mbarrier".into());
             };
@@ -292,11 +303,41 @@ pub fn issue(
             let kind = JobKind::Load { runs, fill, element, targets, barrier, bytes: total };
             start(ctx, warp, pc, lane, kind, false);
         } else {
+            let action = if reduction.is_some() { Action::Atomic } else { Action::Write };
+            let tracked = ctx.checks == Checks::All && races::communicates(ctx);
+            let copier = if tracked { Copier::EngineInFlight } else { Copier::Engine };
+            races::global_copied(ctx, at, pieces(&runs), action, copier);
+            let written = if tracked { runs.clone() } else { Vec::new() };
             let id = start(ctx, warp, pc, lane, JobKind::Store { runs, reduction }, true);
             warp.bulk.open.push((lane as u32, id));
+            if tracked {
+                warp.bulk.writes.push(Write { id, at, runs: written, action });
+            }
         }
     }
     Flow::Next
+}
+
+/// The global side of a copy's runs, neighbours joined.
+fn pieces(runs: &[Run]) -> impl Iterator<Item = (u64, u32)> {
+    let mut rest = runs.iter().filter_map(|&(global, _, length)| Some((global?, length))).peekable();
+    std::iter::from_fn(move || {
+        let (start, mut length) = rest.next()?;
+        while let Some((_, more)) = rest.next_if(|&(next, _)| next == start + u64::from(length)) {
+            length += more;
+        }
+        Some((start, length))
+    })
+}
+
+/// Writes that are complete are the CTA's own from now on, for its fences to publish.
+fn complete_writes(ctx: &mut Context<'_>, warp: &mut Warp, is_over: impl Fn(&Write, &BulkGroups) -> bool) {
+    let writes = std::mem::take(&mut warp.bulk.writes);
+    let (over, left): (Vec<_>, Vec<_>) = writes.into_iter().partition(|w| is_over(w, &warp.bulk));
+    warp.bulk.writes = left;
+    for write in over {
+        races::global_copied(ctx, write.at, pieces(&write.runs), write.action, Copier::Engine);
+    }
 }
 
 /// `cp.async.bulk.wait_group`: each lane's groups but the last `pending` are done; with `read` only their sources read.
@@ -322,6 +363,13 @@ pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, read: bool, ac
     let keep = warp.bulk.groups.iter().position(|(_, j)| !j.is_empty()).unwrap_or(warp.bulk.groups.len());
     warp.bulk.groups.drain(..keep);
     done.sort_unstable();
+    if !read && !warp.bulk.writes.is_empty() {
+        complete_writes(ctx, warp, |write, bulk| {
+            let open = bulk.open.iter().any(|&(_, id)| id == write.id);
+            let all = pending == 0 && !open && write.at.lane.is_some_and(|lane| active >> lane & 1 != 0);
+            all || done.binary_search(&write.id).is_ok()
+        });
+    }
     for id in done {
         races::job_waited(ctx, warp, id);
         let Some(at) = ctx.jobs.iter().position(|j| j.id == id) else { continue };

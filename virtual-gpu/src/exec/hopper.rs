@@ -3,6 +3,7 @@
 use super::bulk::{self, Copy, Reduction};
 use super::mbarrier::{self, Mbarrier};
 use super::memory::{Action, Target, addresses, check_address_poison, next_group};
+use super::register_count::{self, RegisterCounts};
 use super::warp::{Wait, Warp};
 use super::wgmma::{self, Warpgroup, Wgmma};
 use super::{At, Context, Flow, lanes};
@@ -94,9 +95,18 @@ pub enum HopperOp {
     },
     GridWait,
     GridLaunch,
-    FenceProxy {
-        init: bool,
-    },
+    FenceProxy(ProxyFence),
+}
+
+/// What a fence shows to accesses other than ordinary ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyFence {
+    /// `fence.proxy.async`: ordinary accesses to these spaces, to bulk copies and wgmma.
+    Async { shared: bool, global: bool },
+    /// `fence.mbarrier_init`: mbarriers that the thread has set up, and nothing else.
+    MbarrierInit,
+    /// Virtual aliases, or tensor maps in memory: nothing that is checked here.
+    Other,
 }
 
 /// The barrier of a cluster; kept by the CTA of rank 0.
@@ -104,6 +114,8 @@ pub enum HopperOp {
 pub struct ClusterBarrier {
     pub phase: u64,
     pub arrived: u32,
+    /// An arrival of this phase releases what came before it.
+    pub releases: bool,
     pub clock: races::Sync,
 }
 
@@ -113,8 +125,7 @@ pub struct CtaState {
     pub mbarriers: HashMap<u32, Mbarrier>,
     pub cluster: ClusterBarrier,
     pub warpgroups: Vec<Warpgroup>,
-    /// Registers that no warp holds, and what a thread had at the start.
-    pub free_registers: i64,
+    pub registers: RegisterCounts,
     /// `griddepcontrol.launch_dependents` was executed by all its warps (or some; one is enough per warp).
     pub launched_dependents: u64,
     /// A warp has passed `griddepcontrol.wait`: the grids before this one are over and visible.
@@ -173,6 +184,7 @@ pub fn execute(
                     return Flow::Stop;
                 };
                 ctx.ctas[cta].hopper.mbarriers.remove(&at);
+                races::mbarrier_inval(ctx, cta, at);
             }
             Flow::Next
         }
@@ -205,21 +217,20 @@ pub fn execute(
         }
         HopperOp::CpAsyncArrive { barrier, noinc } => {
             let all = checked(barrier, ctx, warp);
-            // The copies so far are completed here; a later completion would not be seen any differently.
-            super::asynchronous::wait_group(ctx, warp, 0, true, active);
+            // The bytes are there at once, which only those who wait for the mbarrier may rely on.
+            super::asynchronous::arrive(ctx, warp, active);
+            for lane in lanes(active) {
+                let Some(place) = shared_place(ctx, warp, pc, &all, lane, barrier.space, 8, Action::Atomic)
+                else {
+                    return Flow::Stop;
+                };
+                races::copies_arrive(ctx, warp, place);
+            }
             if *noinc {
                 let what = mbarrier::Arrival::default();
                 return mbarrier::arrive(ctx, warp, pc, &all, barrier.space, &what, active);
             }
-            // The increment and the arrival cancel each other, except for what the waiters learn.
-            for lane in lanes(active) {
-                let Some((cta, at)) =
-                    shared_place(ctx, warp, pc, &all, lane, barrier.space, 8, Action::Atomic)
-                else {
-                    return Flow::Stop;
-                };
-                races::mbarrier_arrive(ctx, warp, cta, at);
-            }
+            // Else the increment and the arrival cancel each other.
             Flow::Next
         }
         HopperOp::Bulk(copy) => bulk::issue(ctx, warp, chosen, pc, copy, active),
@@ -254,9 +265,10 @@ pub fn execute(
                 races::cluster_arrive_relaxed(ctx, warp, leader);
             } else {
                 races::cluster_arrive(ctx, warp, leader);
+                ctx.ctas[leader].hopper.cluster.releases = true;
             }
             ctx.ctas[leader].hopper.cluster.arrived += 1;
-            cluster_complete(ctx.ctas, leader);
+            cluster_complete(ctx, leader);
             *ctx.progress += 1;
             Flow::Next
         }
@@ -323,12 +335,12 @@ pub fn execute(
         }
         HopperOp::Wgmma(op) => wgmma::issue(ctx, warp, chosen, pc, op, active),
         HopperOp::WgmmaFence => {
-            warp.wgmma.fenced = true;
+            warp.wgmma.fence();
             Flow::Next
         }
         HopperOp::WgmmaCommit => wgmma::commit(ctx, warp),
         HopperOp::WgmmaWait { pending } => wgmma::wait(ctx, warp, pc, *pending),
-        HopperOp::SetMaxReg { count, increase } => set_max_registers(ctx, warp, pc, *count, *increase),
+        HopperOp::SetMaxReg { count, increase } => register_count::set(ctx, warp, pc, *count, *increase),
         HopperOp::GridWait => {
             if ctx.grid.waits_for_others {
                 return Flow::Park { wait: Wait::GridDependency, pass: false };
@@ -343,66 +355,23 @@ pub fn execute(
             *ctx.progress += 1;
             Flow::Next
         }
-        HopperOp::FenceProxy { init } => {
-            races::proxy_fence(ctx, warp, *init);
+        HopperOp::FenceProxy(fence) => {
+            races::proxy_fence(ctx, warp, *fence);
             Flow::Next
         }
     }
 }
 
 /// Ends the cluster barrier's phase once every warp that has not exited has arrived.
-pub fn cluster_complete(ctas: &mut [super::cta::Cta], leader: usize) {
-    let live: u32 = ctas[leader].peers.clone().into_iter().map(|p| ctas[p].live_warps).sum();
-    let barrier = &mut ctas[leader].hopper.cluster;
+pub fn cluster_complete(ctx: &mut Context<'_>, leader: usize) {
+    let live: u32 = ctx.ctas[leader].peers.iter().map(|&p| ctx.ctas[p].live_warps).sum();
+    let barrier = &mut ctx.ctas[leader].hopper.cluster;
     if barrier.arrived > 0 && barrier.arrived >= live {
         barrier.phase += 1;
         barrier.arrived = 0;
         barrier.clock.complete();
+        if std::mem::take(&mut barrier.releases) {
+            races::cluster_met(ctx);
+        }
     }
-}
-
-fn set_max_registers(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, count: u32, increase: bool) -> Flow {
-    let at = At { pc, warp: warp.index, lane: None, address: None };
-    if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
-        ctx.report(
-            Kind::SetMaxReg,
-            true,
-            at,
-            format!("{count} registers; 24 to 256 in steps of 8 are allowed"),
-            None,
-        );
-        return Flow::Stop;
-    }
-    if ctx.program.max_registers.is_none() && ctx.program.max_threads.is_none() {
-        let message =
-            "setmaxnreg in a kernel without .maxnreg or .maxntid is ignored by the assembler".to_string();
-        ctx.report(Kind::SetMaxReg, false, at, message, None);
-        return Flow::Next;
-    }
-    let now = warp.max_registers;
-    if now >= 255 {
-        // So few threads that the assembler may have given any number: the rules cannot be checked.
-        return Flow::Next;
-    }
-    let wrong = if increase { count < now } else { count > now };
-    if wrong {
-        let what = if increase { "inc" } else { "dec" };
-        ctx.report(
-            Kind::SetMaxReg,
-            true,
-            at,
-            format!("setmaxnreg.{what} from {now} to {count} registers"),
-            None,
-        );
-        return Flow::Stop;
-    }
-    let change = (i64::from(count) - i64::from(now)) * 32;
-    let free = &mut ctx.own().hopper.free_registers;
-    if change > *free {
-        return Flow::Park { wait: Wait::Registers { count: change as u32 }, pass: false };
-    }
-    *free -= change;
-    warp.max_registers = count;
-    *ctx.progress += 1;
-    Flow::Next
 }

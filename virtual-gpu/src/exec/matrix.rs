@@ -169,7 +169,7 @@ pub fn ldmatrix(
         return Flow::Stop;
     }
     let reach = group.reach(&addresses, 16);
-    races::shared(ctx, warp, pc, cta, &reach, Touch::of(action, crate::decode::program::Strength::Weak));
+    races::shared(ctx, warp, pc, cta, &reach, Touch::weak(action));
     ctx.grid.counters.shared(pc, &reach);
     let shared = &mut ctx.ctas[cta].shared;
     for k in 0..op.count {

@@ -24,6 +24,7 @@ pub struct Mbarrier {
     pub tx: i64,
     pub phase: u64,
     pub clock: races::Sync,
+    pub set_up: races::SetUp,
 }
 
 impl Mbarrier {
@@ -68,8 +69,8 @@ pub fn init(
             ctx.report(Kind::Mbarrier, true, at, format!("mbarrier with a count of {count}"), None);
             return Flow::Stop;
         }
-        let state = Mbarrier { expected: count, pending: count, ..Mbarrier::default() };
-        races::mbarrier_init(ctx, warp, pc, cta, at);
+        let set_up = races::mbarrier_init(ctx, warp, pc, cta, at);
+        let state = Mbarrier { expected: count, pending: count, set_up, ..Mbarrier::default() };
         ctx.ctas[cta].hopper.mbarriers.insert(at, state);
         ctx.ctas[cta].shared.define_range(at as usize, 8, true);
     }

@@ -15,10 +15,12 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
 pub mod parallel;
+pub mod register_count;
 pub mod step;
 pub mod warp;
 pub mod warp_ops;
 pub mod wgmma;
+pub mod wgmma_registers;
 
 use crate::decode::program::{Place, Program};
 use crate::findings::{Finding, Findings, Kind, Party};
@@ -104,6 +106,13 @@ impl Grid {
 
     pub fn cluster_size(&self) -> u32 {
         self.cluster.iter().product()
+    }
+
+    /// The cluster of the CTA of this linear number.
+    pub fn cluster_of(&self, cta: u64) -> [u64; 3] {
+        let [x, y, _] = self.grid.map(u64::from);
+        let id = [cta % x, cta / x % y, cta / (x * y)];
+        std::array::from_fn(|i| id[i] / u64::from(self.cluster[i]))
     }
 }
 

@@ -111,8 +111,8 @@ fn body(ctx: &mut Context<'_>, warp: &mut Warp, budget: &mut u32) -> Outcome {
                 active &= bits;
             }
             ctx.grid.counters.count(pc, active);
-            if warp.wgmma.watching() && active != 0 {
-                super::wgmma::watch(ctx, warp, pc, &inst.op);
+            if inst.watched && active != 0 {
+                super::wgmma_registers::watch(ctx, warp, pc, &inst.op);
             }
             let r = &mut warp.registers;
             let flow = match &inst.op {

@@ -93,7 +93,7 @@ pub struct Warp {
     pub local: Local,
     pub copies: CopyGroups,
     pub bulk: super::bulk::BulkGroups,
-    pub wgmma: super::wgmma::WgmmaState,
+    pub wgmma: super::wgmma_registers::WgmmaState,
     /// What the last fence of cluster scope or wider covers.
     pub fenced: crate::races::Sync,
     /// Phase of the cluster barrier that the warp arrived in last.
@@ -105,6 +105,8 @@ pub struct Warp {
     /// Round number of warp-level synchronisation, for races between lanes.
     pub sync_round: u32,
     pub max_registers: u32,
+    /// setmaxnreg executed so far.
+    pub register_changes: u32,
 }
 
 impl Warp {

@@ -2,15 +2,14 @@
 //! the first of them waits for it).
 
 use super::warp::{Wait, Warp};
-use super::{At, Context, Flow};
-use crate::decode::program::{Alu, Op, PredRead};
+use super::{At, Context, Flow, wgmma_registers};
+use crate::decode::program::{Op, PredRead};
 use crate::findings::Kind;
 use crate::options::{Checks, Order};
 use crate::races;
 use crate::registers::Slot;
 use crate::tensor::descriptor::{Descriptor, Major};
 use crate::tensor::wgmma as layout;
-use std::collections::HashSet;
 
 pub enum AOperand {
     Registers(Vec<Slot>),
@@ -55,103 +54,12 @@ pub struct Warpgroup {
     arrived: u32,
     at: u32,
     deferred: Vec<Deferred>,
-    /// Hash of the accumulators as the last products left them.
-    left: HashSet<u64>,
     /// Reads of shared memory in flight: job number and group.
     reads: Vec<(u64, u64)>,
 }
 
-/// State of a warp.
-#[derive(Default)]
-pub struct WgmmaState {
-    pub fenced: bool,
-    /// Groups committed.
-    commits: u64,
-    in_flight: InFlight,
-}
-
-/// Registers in flight and the group they belong to; the interpreter watches them.
-#[derive(Default)]
-struct InFlight {
-    list: Vec<(Slot, u64)>,
-    /// A bit for each slot.
-    bits: Vec<u64>,
-}
-
-impl InFlight {
-    fn has(&self, slot: Slot) -> bool {
-        self.bits.get(slot as usize / 64).is_some_and(|bits| bits >> (slot % 64) & 1 != 0)
-    }
-
-    fn add(&mut self, slot: Slot, group: u64) {
-        let word = slot as usize / 64;
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
-        }
-        self.bits[word] |= 1 << (slot % 64);
-        self.list.push((slot, group));
-    }
-
-    fn retain(&mut self, keep: impl Fn(Slot, u64) -> bool) {
-        self.list.retain(|&(slot, group)| keep(slot, group));
-        self.bits.fill(0);
-        for &(slot, _) in &self.list {
-            self.bits[slot as usize / 64] |= 1 << (slot % 64);
-        }
-    }
-}
-
-impl WgmmaState {
-    pub fn watching(&self) -> bool {
-        !self.in_flight.list.is_empty()
-    }
-}
-
-/// Checks an instruction against the registers in flight. A move renames them, as the assembler will.
-pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
-    let flight = &mut warp.wgmma.in_flight;
-    let touched = match op {
-        Op::Alu { op: Alu::Mov32, d, a, .. } => {
-            if let Some(&(_, group)) = flight.list.iter().find(|(s, _)| flight.has(*a) && s == a) {
-                settle_deferred(ctx, warp, u64::MAX);
-                warp.wgmma.in_flight.add(*d, group);
-            } else if flight.has(*d) {
-                flight.retain(|s, _| s != *d);
-            }
-            return;
-        }
-        Op::Alu { d, a, b, c, .. } => [*d, *a, *b, *c].iter().any(|s| flight.has(*s)),
-        Op::Store(access) => access.registers[..access.count as usize].iter().any(|r| flight.has(r.slot)),
-        Op::Select32 { d, a, b, .. } => [*d, *a, *b].iter().any(|s| flight.has(*s)),
-        _ => false,
-    };
-    if touched && ctx.checks == Checks::All {
-        let at = At { pc, warp: warp.index, lane: None, address: None };
-        let message = "an accumulator of a wgmma in flight is used before wgmma.wait_group".to_string();
-        ctx.report(Kind::Wgmma, false, at, message, None);
-        warp.wgmma.in_flight.retain(|_, _| false);
-    }
-}
-
 fn warp_of<'w>(ctx: &'w Context<'_>, own: &'w Warp, index: u32) -> &'w Warp {
     if index == own.index { own } else { &ctx.ctas[ctx.cta].warps[index as usize] }
-}
-
-fn accumulator_hash(ctx: &Context<'_>, own: &Warp, d: &[Slot]) -> u64 {
-    let first = own.index / 4 * 4;
-    // A hash for each lane, which the compiler turns into vector code, then one of them all.
-    let mut each = [0x811c_9dc5u32; 32];
-    for w in first..first + 4 {
-        let registers = &warp_of(ctx, own, w).registers;
-        for &slot in d {
-            for (hash, &x) in each.iter_mut().zip(registers.r32(slot)) {
-                *hash = (*hash ^ x).wrapping_mul(0x0100_0193).rotate_left(5);
-            }
-        }
-    }
-    each.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &x| {
-        (hash ^ u64::from(x)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
-    })
 }
 
 pub fn issue(
@@ -185,10 +93,12 @@ pub fn issue(
         return Flow::Stop;
     }
     (state.arrived, state.at) = (state.arrived | 1 << member, pc);
-    if state.arrived != 15 {
+    let last = state.arrived == 15;
+    wgmma_registers::check(ctx, warp, pc, op);
+    if !last {
         return Flow::Park { wait: Wait::Warpgroup { pc }, pass: false };
     }
-    state.arrived = 0;
+    ctx.own().hopper.warpgroups[group as usize].arrived = 0;
     // The last warp executes for all; the others go on.
     let cta = ctx.cta;
     for w in group * 4..group * 4 + 4 {
@@ -220,18 +130,9 @@ pub fn issue(
     if scale_poison || a_poison || b_poison {
         super::step::undefined(ctx, warp.index, pc, 1, "a descriptor or scale of wgmma");
     }
-    if !warp.wgmma.fenced && ctx.checks == Checks::All {
-        let in_registers = matches!(op.a, AOperand::Registers(_));
-        let hash = accumulator_hash(ctx, warp, &op.d);
-        let known = ctx.ctas[cta].hopper.warpgroups[group as usize].left.contains(&hash);
-        if in_registers || scale && !known {
-            let message = "registers of wgmma were written and no wgmma.fence follows".to_string();
-            ctx.report(Kind::Wgmma, false, at, message, None);
-        }
-    }
     ctx.grid.counters.tensor(pc, op.kind.macs() as u64);
     ctx.grid.counters.operands(pc, op.shared_bytes() as u64);
-    let commits = warp.wgmma.commits;
+    let commits = warp.wgmma.commits();
     let job = Deferred { pc, a, b, scale, group: commits };
     if ctx.checks == Checks::All {
         let read = record_reads(ctx, warp, pc, op, &job);
@@ -249,13 +150,9 @@ pub fn issue(
         return Flow::Stop;
     }
     for w in group * 4..group * 4 + 4 {
-        let flight =
+        let state =
             if w == warp.index { &mut warp.wgmma } else { &mut ctx.ctas[cta].warps[w as usize].wgmma };
-        let flight = &mut flight.in_flight;
-        if op.d.iter().any(|s| flight.has(*s)) {
-            flight.retain(|s, _| !op.d.contains(&s));
-        }
-        op.d.iter().for_each(|&s| flight.add(s, commits));
+        state.issued(op);
     }
     Flow::Next
 }
@@ -319,14 +216,6 @@ fn multiply(ctx: &mut Context<'_>, warp: &mut Warp, op: &Wgmma, job: &Deferred) 
             registers.set_poison(op.d[j], poison, u32::MAX);
         });
     }
-    if ctx.checks == Checks::All {
-        let hash = accumulator_hash(ctx, warp, &op.d);
-        let left = &mut ctx.ctas[cta].hopper.warpgroups[(first / 4) as usize].left;
-        if left.len() > 64 {
-            left.clear();
-        }
-        left.insert(hash);
-    }
     Some(())
 }
 
@@ -361,14 +250,13 @@ fn load(
 }
 
 pub fn commit(ctx: &mut Context<'_>, warp: &mut Warp) -> Flow {
-    warp.wgmma.commits += 1;
-    warp.wgmma.fenced = false;
+    warp.wgmma.commit();
     *ctx.progress += 1;
     Flow::Next
 }
 
 /// Does the products that were put off and belong to groups before `until`.
-fn settle_deferred(ctx: &mut Context<'_>, warp: &mut Warp, until: u64) -> bool {
+pub(super) fn settle_deferred(ctx: &mut Context<'_>, warp: &mut Warp, until: u64) -> bool {
     let (cta, group) = (ctx.cta, (warp.index / 4) as usize);
     loop {
         let Some(state) = ctx.ctas[cta].hopper.warpgroups.get_mut(group) else { return true };
@@ -387,11 +275,11 @@ fn settle_deferred(ctx: &mut Context<'_>, warp: &mut Warp, until: u64) -> bool {
 }
 
 pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, _pc: u32, pending: u32) -> Flow {
-    let until = warp.wgmma.commits.saturating_sub(u64::from(pending));
+    let until = warp.wgmma.commits().saturating_sub(u64::from(pending));
     if !settle_deferred(ctx, warp, until) {
         return Flow::Stop;
     }
-    warp.wgmma.in_flight.retain(|_, group| group >= until);
+    warp.wgmma.waited(until);
     let (cta, group) = (ctx.cta, (warp.index / 4) as usize);
     let mut over = Vec::new();
     if let Some(state) = ctx.ctas[cta].hopper.warpgroups.get_mut(group) {
@@ -402,4 +290,13 @@ pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, _pc: u32, pending: u32) -> F
     }
     *ctx.progress += 1;
     Flow::Next
+}
+
+/// At a warp's end: products that nobody waited for.
+pub fn check_at_exit(ctx: &mut Context<'_>, warp: &Warp) {
+    if warp.wgmma.unfinished() {
+        let at = At { pc: warp.last_pc, warp: warp.index, lane: None, address: None };
+        let message = "the warp exits before its wgmma are done".to_string();
+        ctx.report(Kind::Unfinished, false, at, message, None);
+    }
 }

@@ -2,18 +2,46 @@
 
 use std::collections::HashMap;
 
-/// A CTA's own clock, the clock that its fences cover, and the clocks that it knows of others.
+/// What a CTA knows, by the CTAs' numbers: their clocks, and the clocks up to which proxy fences cover them.
+#[derive(Clone, Default)]
+struct Known {
+    all: Vec<u32>,
+    proxied: Vec<u32>,
+}
+
+impl Known {
+    fn join(&mut self, other: &Known) {
+        join(&mut self.all, &other.all);
+        join(&mut self.proxied, &other.proxied);
+    }
+}
+
+/// A CTA's own clock, the clock that its fences cover, and what it knows.
 #[derive(Clone)]
 struct CtaClock {
     own: u32,
     fenced: u32,
-    knows: Vec<u32>,
+    knows: Known,
 }
 
 impl Default for CtaClock {
     fn default() -> Self {
-        Self { own: 1, fenced: 0, knows: Vec::new() }
+        Self { own: 1, fenced: 0, knows: Known::default() }
     }
+}
+
+/// A CTA as others see it: its clock, and of its grid what it knows and what proxy fences cover for it.
+pub(super) struct View<'c> {
+    pub clock: u32,
+    pub knows: &'c [u32],
+    pub proxied: &'c [u32],
+}
+
+fn set(to: &mut Vec<u32>, number: usize, clock: u32) {
+    if to.len() <= number {
+        to.resize(number + 1, 0);
+    }
+    to[number] = to[number].max(clock);
 }
 
 fn join(to: &mut Vec<u32>, from: &[u32]) {
@@ -30,7 +58,7 @@ fn join(to: &mut Vec<u32>, from: &[u32]) {
 pub struct GridClocks {
     ctas: Vec<CtaClock>,
     /// By address: what was published there.
-    published: HashMap<u64, Vec<u32>>,
+    published: HashMap<u64, Known>,
     /// First number of each grid.
     bases: Vec<(u64, usize)>,
     /// CTAs of all grids.
@@ -50,7 +78,7 @@ impl GridClocks {
     /// Whether a CTA knows what one of another grid did up to `clock`.
     pub(super) fn knows(&self, (grid, cta): (u64, u64), (other, its): (u64, u64), clock: u32) -> bool {
         let known = self.ctas.get(self.base(grid) + cta as usize);
-        let known = known.and_then(|c| c.knows.get(self.base(other) + its as usize));
+        let known = known.and_then(|c| c.knows.all.get(self.base(other) + its as usize));
         known.is_some_and(|&known| known >= clock)
     }
 
@@ -59,14 +87,19 @@ impl GridClocks {
     }
 
     /// The clock of a CTA and what it knows of the others of its grid.
-    pub(super) fn of(&self, grid: u64, cta: u64) -> (u32, &[u32]) {
+    pub(super) fn of(&self, grid: u64, cta: u64) -> View<'_> {
+        let nothing = View { clock: 1, knows: &[], proxied: &[] };
         if self.ctas.is_empty() {
-            return (1, &[]);
+            return nothing;
         }
         let base = self.base(grid);
         match self.ctas.get(base + cta as usize) {
-            Some(c) => (c.own, c.knows.get(base..).unwrap_or_default()),
-            None => (1, &[]),
+            Some(c) => View {
+                clock: c.own,
+                knows: c.knows.all.get(base..).unwrap_or_default(),
+                proxied: c.knows.proxied.get(base..).unwrap_or_default(),
+            },
+            None => nothing,
         }
     }
 
@@ -86,6 +119,32 @@ impl GridClocks {
         clock.own += 1;
     }
 
+    /// Asynchronous engines may rely on what the CTA did and knows so far.
+    pub(super) fn proxy_fence(&mut self, grid: u64, cta: u64) {
+        let number = self.number(grid, cta);
+        let clock = &mut self.ctas[number];
+        let Known { all, proxied } = &mut clock.knows;
+        join(proxied, all);
+        set(proxied, number, clock.own);
+        clock.own += 1;
+    }
+
+    /// The CTAs of a cluster have met at its barrier: each knows what all did and knew.
+    pub(super) fn meet(&mut self, grid: u64, ctas: impl Iterator<Item = u64>) {
+        let mut all = Known::default();
+        let numbers: Vec<usize> = ctas.map(|cta| self.number(grid, cta)).collect();
+        for &number in &numbers {
+            let clock = &mut self.ctas[number];
+            set(&mut all.all, number, clock.own);
+            clock.fenced = clock.own;
+            clock.own += 1;
+            all.join(&clock.knows);
+        }
+        for number in numbers {
+            self.ctas[number].knows.join(&all);
+        }
+    }
+
     /// Publishes at some places what the CTA knows and what its fences cover.
     pub(super) fn publish(&mut self, grid: u64, cta: u64, places: &[u64], with_fence: bool) {
         if with_fence {
@@ -95,11 +154,8 @@ impl GridClocks {
         let clock = &self.ctas[number];
         for place in places {
             let to = self.published.entry(*place).or_default();
-            join(to, &clock.knows);
-            if to.len() <= number {
-                to.resize(number + 1, 0);
-            }
-            to[number] = to[number].max(clock.fenced);
+            to.join(&clock.knows);
+            set(&mut to.all, number, clock.fenced);
         }
     }
 
@@ -108,7 +164,7 @@ impl GridClocks {
         let number = self.number(grid, cta);
         for place in places {
             if let Some(from) = self.published.get(place) {
-                join(&mut self.ctas[number].knows, from);
+                self.ctas[number].knows.join(from);
             }
         }
     }
@@ -117,7 +173,7 @@ impl GridClocks {
     pub fn exited(&mut self, grid: u64, cta: u64) {
         let number = self.base(grid & 0xffff) + cta as usize;
         if let Some(c) = self.ctas.get_mut(number) {
-            c.knows = Vec::new();
+            c.knows = Known::default();
         }
     }
 }

@@ -11,10 +11,10 @@ use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
 use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
-use crate::memory::OFFSET_BITS;
+use crate::memory::{OFFSET_BITS, OFFSET_MASK};
 use crate::options::Checks;
 use crate::races::Touch;
-use shadow::{Accessor, Earlier, MANY};
+use shadow::{Accessor, Earlier, IN_FLIGHT, MANY};
 
 /// A CTA as the detector knows it: grid (16 bits) and number (24 bits).
 fn key(ctx: &Context<'_>) -> (u64, u64) {
@@ -30,39 +30,114 @@ pub fn global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &
 }
 
 fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
-    // Alone on the device there is nobody to race with.
-    if ctx.grid.ctas() == 1 && ctx.grid.overlaps.is_empty() {
-        return;
+    let found = with_shadow(ctx, (pc, origin), touch, Copier::Thread, |shadow, by| match reach.shape {
+        Shape::Contiguous => {
+            let (start, size) = (reach.offsets[0], reach.size as usize);
+            shadow.access(by, (start, start + 32 * size), size)
+        }
+        _ => scattered(shadow, by, reach),
+    });
+    if let Some((lane, offset, earlier)) = found {
+        let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(origin + offset as u64) };
+        report(ctx, at, touch.action, Copier::Thread, earlier);
+    }
+}
+
+/// Who moves the bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Copier {
+    /// A thread's own access, or its cp.async.
+    Thread,
+    /// The copy engine.
+    Engine,
+    /// The copy engine, whose write is not complete: nobody can know of it yet.
+    EngineInFlight,
+}
+
+/// Looks an access up in the shadow of the allocation at `origin`.
+#[inline(always)]
+fn with_shadow<R>(
+    ctx: &mut Context<'_>,
+    (pc, origin): (u32, u64),
+    touch: Touch,
+    copier: Copier,
+    look: impl FnOnce(&mut GlobalShadow, &Accessor<'_>) -> Option<R>,
+) -> Option<R> {
+    // Alone on the device there is nobody to race with but the copy engine.
+    if ctx.grid.ctas() == 1 && ctx.grid.overlaps.is_empty() && !ctx.program.bulk_copies {
+        return None;
     }
     let (grid, cta) = key(ctx);
-    let (clock, knows) = ctx.clocks.of(grid, cta);
-    let Ok(a) = ctx.memory.allocation(origin) else { return };
-    if a.read_only {
-        return;
-    }
+    let communicates = communicates(ctx);
+    let view = ctx.clocks.of(grid, cta);
+    let a = ctx.memory.allocation(origin).ok().filter(|a| !a.read_only)?;
     let by = Accessor {
         grid,
         cta,
         pc,
-        clock,
+        clock: if copier == Copier::EngineInFlight { IN_FLIGHT } else { view.clock },
         write: touch.action != Action::Read,
-        strong: touch.strong,
-        launch: ctx.grid,
-        clocks: ctx.clocks,
+        strong: (touch.strong && touch.scope > Scope::Cta).then_some(touch.scope),
+        engine: copier != Copier::Thread,
+        launch: &*ctx.grid,
+        clocks: &*ctx.clocks,
         waited: ctx.ctas[ctx.cta].hopper.waited_for_grids,
-        communicates: ctx.program.communicates,
-        knows,
+        communicates,
+        knows: view.knows,
+        proxied: view.proxied,
     };
     a.shadow.begin(a.bytes.len(), ctx.clocks.run);
-    let found = match reach.shape {
-        Shape::Contiguous => {
-            let (start, size) = (reach.offsets[0], reach.size as usize);
-            a.shadow.access(&by, (start, start + 32 * size), size)
+    look(&mut a.shadow, &by)
+}
+
+/// Whether anything can order accesses of different CTAs of the grid.
+pub fn communicates(ctx: &Context<'_>) -> bool {
+    ctx.program.communicates || ctx.program.cluster_barriers && ctx.grid.cluster != [1; 3]
+}
+
+/// Records and checks the bytes (address, length) that a copy reads or writes, which are known to exist.
+pub fn global_copied(
+    ctx: &mut Context<'_>,
+    at: At,
+    bytes: impl Iterator<Item = (u64, u32)>,
+    action: Action,
+    copier: Copier,
+) {
+    if ctx.checks != Checks::All {
+        return;
+    }
+    let touch = Touch::of(action, Strength::Weak, Scope::Gpu);
+    let mut first = None;
+    for (address, len) in bytes.filter(|(_, len)| *len != 0) {
+        let (start, len) = ((address & OFFSET_MASK) as usize, len as usize);
+        // Pieces that lie in one cell or cover some.
+        let size = 1 << (start | len | 16).trailing_zeros();
+        let found = with_shadow(ctx, (at.pc, address), touch, copier, |shadow, by| {
+            shadow.access(by, (start, start + len), size)
+        });
+        if let Some((_, offset, earlier)) = found
+            && first.is_none()
+        {
+            first = Some((address - start as u64 + offset as u64, earlier));
         }
-        _ => scattered(&mut a.shadow, &by, reach),
-    };
-    if let Some((lane, offset, (earlier, earlier_write))) = found {
-        report(ctx, warp, pc, lane as u32, origin + offset as u64, touch.action, earlier, earlier_write);
+    }
+    if let Some((address, earlier)) = first {
+        report(ctx, At { address: Some(address), ..at }, action, copier, earlier);
+    }
+}
+
+/// `fence.proxy.async` of global memory.
+pub fn proxy_fence(ctx: &mut Context<'_>) {
+    let (grid, cta) = key(ctx);
+    ctx.clocks.proxy_fence(grid, cta);
+}
+
+/// The CTAs of the cluster have met at its barrier.
+pub fn cluster_met(ctx: &mut Context<'_>) {
+    if ctx.checks == Checks::All {
+        let (grid, _) = key(ctx);
+        let peers = ctx.ctas[ctx.cta].peers.iter().map(|&p| ctx.ctas[p].linear & MANY);
+        ctx.clocks.meet(grid, peers);
     }
 }
 
@@ -95,21 +170,22 @@ fn scattered(shadow: &mut GlobalShadow, by: &Accessor<'_>, reach: &Reach) -> Opt
 }
 
 #[cold]
-#[allow(clippy::too_many_arguments)]
-fn report(
-    ctx: &mut Context<'_>,
-    warp: &Warp,
-    pc: u32,
-    lane: u32,
-    address: u64,
-    action: Action,
-    earlier: u64,
-    earlier_write: bool,
-) {
-    let at = At { pc, warp: warp.index, lane: Some(lane), address: Some(address) };
-    let verb = if earlier_write { "write" } else { "read" };
-    let message =
-        format!("{} of {}, unordered with an earlier {verb}", action.name(), ctx.memory.describe(address));
+fn report(ctx: &mut Context<'_>, at: At, action: Action, copier: Copier, earlier: Earlier) {
+    let verb = if earlier.write { "write" } else { "read" };
+    let name = match (copier, action) {
+        (Copier::Thread, _) => action.name(),
+        (_, Action::Read) => "bulk copy's read",
+        (_, Action::Write) => "bulk copy's write",
+        (_, Action::Atomic) => "bulk reduction",
+    };
+    let place = ctx.memory.describe(at.address.unwrap_or_default());
+    let message = if earlier.proxy {
+        format!("{name} of {place}, which ordinary stores wrote, without fence.proxy.async between")
+    } else {
+        format!("{name} of {place}, unordered with an earlier {verb}")
+    };
+    let kind = if earlier.proxy { Kind::ProxyFence } else { Kind::GlobalRace };
+    let earlier = earlier.packed;
     let (grid, cta) = (earlier >> 48, earlier >> 24 & MANY);
     let same_grid = grid == ctx.grid.id & 0xffff;
     let rival = ctx.grid.overlap(grid, false).filter(|_| !same_grid);
@@ -131,7 +207,7 @@ fn report(
         Some(rival) => Some(rival.program.place(pc)),
         None => same_grid.then(|| ctx.place(pc)),
     };
-    ctx.report(Kind::GlobalRace, false, at, message, Some(Party { what, place }));
+    ctx.report(kind, false, at, message, Some(Party { what, place }));
 }
 
 fn location(origin: u64, offset: usize) -> u64 {
@@ -145,35 +221,42 @@ fn places(origin: u64, reach: &Reach) -> Vec<u64> {
     all
 }
 
-/// Whether there are CTAs to tell something to.
-fn has_others(ctx: &Context<'_>) -> bool {
-    ctx.checks == Checks::All && (ctx.grid.ctas() > 1 || !ctx.grid.overlaps.is_empty())
+/// Whether a strong access of this scope reaches other CTAs.
+fn reaches(ctx: &Context<'_>, scope: Scope) -> bool {
+    ctx.checks == Checks::All
+        && (ctx.grid.ctas() > 1 || !ctx.grid.overlaps.is_empty())
+        && (scope > Scope::Cluster || scope == Scope::Cluster && ctx.grid.cluster != [1; 3])
 }
 
 /// A strong load learns what was published at its place.
-pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength) {
-    if s != Strength::Weak && has_others(ctx) {
+pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+    if s != Strength::Weak && reaches(ctx, scope) {
         let (grid, cta) = key(ctx);
         ctx.clocks.learn(grid, cta, &places(origin, reach));
     }
 }
 
 /// A strong store publishes what the CTA's fences cover.
-pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength) {
-    if s != Strength::Weak && has_others(ctx) {
+pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+    if s != Strength::Weak && reaches(ctx, scope) {
         let (grid, cta) = key(ctx);
         let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
         ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-pub fn atomic_global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, s: Strength) {
-    global(ctx, warp, pc, origin, reach, Touch::of(Action::Atomic, s));
-    if has_others(ctx) {
+pub fn atomic_global(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    pc: u32,
+    origin: u64,
+    reach: &Reach,
+    (s, scope): (Strength, Scope),
+) {
+    global(ctx, warp, pc, origin, reach, Touch::of(Action::Atomic, s, scope));
+    if reaches(ctx, scope) {
         let (grid, cta) = key(ctx);
         ctx.clocks.learn(grid, cta, &places(origin, reach));
-        let (grid, cta) = key(ctx);
         let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
         ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
     }

@@ -5,6 +5,7 @@
 //! cell for each four bytes. What earlier runs did is forgotten when a block is next touched.
 
 use super::GridClocks;
+use crate::decode::program::Scope;
 use crate::exec::Grid;
 use std::collections::HashMap;
 
@@ -30,12 +31,19 @@ pub(super) struct Cell {
 
 pub(super) const MANY: u64 = 0xff_ffff;
 
-/// In a clock: the access was strong.
+/// In a clock: the access was strong, and if so only for the CTAs of its cluster.
 pub(super) const STRONG: u32 = 1 << 31;
+const CLUSTER: u32 = 1 << 25;
+/// In a write's clock: the copy engine wrote.
+const ENGINE: u32 = 1 << 30;
 /// In a read's clock: the bytes that several CTAs read, and whether [`GlobalShadow::lone`] has more readers.
 const SHARED: u32 = 27;
 const HAS_LONE: u32 = 1 << 26;
-pub(super) const CLOCK: u32 = HAS_LONE - 1;
+pub(super) const CLOCK: u32 = CLUSTER - 1;
+/// What a reader's record keeps of its clock when it is put elsewhere.
+const OWN: u32 = STRONG | CLUSTER | CLOCK;
+/// A clock that nobody can know yet: of a write still in flight.
+pub(super) const IN_FLIGHT: u32 = CLOCK;
 
 /// Reads, packed, with their clocks, by cell: of bytes that have another lone reader than the cell's.
 type Lone = HashMap<usize, Vec<(u64, u32)>>;
@@ -83,7 +91,10 @@ pub(super) struct Accessor<'c> {
     pub pc: u32,
     pub clock: u32,
     pub write: bool,
-    pub strong: bool,
+    /// A strong access, and for whom: `Cluster` or a wider scope.
+    pub strong: Option<Scope>,
+    /// The copy engine accesses, not a thread.
+    pub engine: bool,
     /// Its grid, which knows those that nothing orders with it.
     pub launch: &'c Grid,
     pub clocks: &'c GridClocks,
@@ -93,20 +104,34 @@ pub(super) struct Accessor<'c> {
     pub communicates: bool,
     /// Clocks that the CTA knows of the others of its grid, by number.
     pub knows: &'c [u32],
+    /// Clocks, the CTA's own too, up to which proxy fences cover what ordinary accesses wrote.
+    pub proxied: &'c [u32],
 }
 
-/// An earlier access, packed, that nothing orders with this one, and whether it was a write.
-pub(super) type Earlier = (u64, bool);
+/// An earlier access, packed, that conflicts with this one.
+#[derive(Clone, Copy)]
+pub(super) struct Earlier {
+    pub packed: u64,
+    pub write: bool,
+    /// Only a proxy fence is missing.
+    pub proxy: bool,
+}
 
 impl Accessor<'_> {
     /// Whether an earlier access to these bytes is unordered with this one.
     #[inline(always)]
     fn races(&self, (earlier, clock): (u64, u32), bytes: u64) -> bool {
-        // Strong accesses do not race with each other.
-        if earlier & bytes == 0 || self.strong && clock & STRONG != 0 {
+        if earlier & bytes == 0 {
             return false;
         }
         let (grid, cta) = (earlier >> 48, earlier >> 24 & MANY);
+        // Strong accesses do not race with each other within their scopes.
+        if let Some(scope) = self.strong
+            && clock & STRONG != 0
+            && (scope > Scope::Cluster && clock & CLUSTER == 0 || self.same_cluster(grid, cta))
+        {
+            return false;
+        }
         if grid != self.grid {
             return !self.launch.overlaps.is_empty() && self.overlaps((grid, cta), clock & CLOCK);
         }
@@ -126,14 +151,42 @@ impl Accessor<'_> {
             && (other.1 == MANY || !self.clocks.knows((self.grid, self.cta), other, clock))
     }
 
+    #[cold]
+    fn same_cluster(&self, grid: u64, cta: u64) -> bool {
+        // Which of several readers there were is not known.
+        cta == MANY || grid == self.grid && self.launch.cluster_of(cta) == self.launch.cluster_of(self.cta)
+    }
+
+    /// Whether the copy engine comes to what ordinary accesses of this grid wrote, with no proxy fence between.
+    #[inline(always)]
+    fn unfenced(&self, cell: &Cell, bytes: u64) -> bool {
+        let (write, clock) = (cell.write, cell.write_clock);
+        self.engine
+            && write & bytes != 0
+            && clock & ENGINE == 0
+            && write >> 48 == self.grid
+            && self.proxied.get((write >> 24 & MANY) as usize).copied().unwrap_or(0) < clock & CLOCK
+    }
+
+    fn mark(&self) -> u32 {
+        let strong = match self.strong {
+            None => 0,
+            Some(Scope::Cluster) => STRONG | CLUSTER,
+            Some(_) => STRONG,
+        };
+        self.clock & CLOCK | strong | if self.engine && self.write { ENGINE } else { 0 }
+    }
+
     /// Checks and notes an access to `bytes` of a cell; `index` is the cell's key in `lone`.
     #[inline(always)]
     fn touch(&self, cell: &mut Cell, lone: &mut Lone, index: usize, bytes: u64) -> Option<Earlier> {
         let mut found = None;
         if self.races((cell.write, cell.write_clock), bytes) {
-            found = Some((cell.write, true));
+            found = Some(Earlier { packed: cell.write, write: true, proxy: false });
+        } else if self.unfenced(cell, bytes) {
+            found = Some(Earlier { packed: cell.write, write: true, proxy: true });
         }
-        let mark = self.clock & CLOCK | if self.strong { STRONG } else { 0 };
+        let mark = self.mark();
         if !self.write {
             cell.note_read(lone, index, self, bytes, mark);
             return found;
@@ -146,7 +199,7 @@ impl Accessor<'_> {
         if let Some((read, _)) = raced
             && found.is_none()
         {
-            found = Some((*read, false));
+            found = Some(Earlier { packed: *read, write: false, proxy: false });
         }
         let own = (self.grid & 0xffff) << 24 | self.cta & MANY;
         let kept = if cell.write >> 24 == own { cell.write & 15 } else { 0 };
@@ -195,11 +248,11 @@ impl Cell {
             if new == 0 {
                 // Nothing of its own to remember: the record stays with the lone reader.
                 self.read = read & !15 | alone;
-                self.read_clock = self.read_clock & (STRONG | CLOCK) | has_lone | (shared as u32) << SHARED;
+                self.read_clock = self.read_clock & OWN | has_lone | (shared as u32) << SHARED;
                 return;
             }
             has_lone = HAS_LONE;
-            let old = (read & !15 | alone, self.read_clock & (STRONG | CLOCK));
+            let old = (read & !15 | alone, self.read_clock & OWN);
             lone.entry(index).or_default().push(old);
             alone = 0;
         }

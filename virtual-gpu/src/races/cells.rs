@@ -12,12 +12,14 @@ pub(super) struct Record {
     pub clock: u32,
     pub actor: u16,
     pub lane: u8,
-    /// Bytes of the cell; in the high bits whether the access was strong.
+    /// Bytes of the cell; in the high bits whether the access was strong, and whether it set up an mbarrier.
     pub mask: u8,
     pub pc: u32,
 }
 
 const STRONG: u8 = 0x10;
+/// The write set up an mbarrier, which lives in these bytes.
+const MBARRIER: u8 = 0x20;
 /// In the mask of a line's write: its four cells differ and are kept apart.
 const SPLIT: u8 = 0x40;
 /// In the mask of a cell's write: its four bytes differ and are kept apart.
@@ -135,18 +137,31 @@ pub(super) struct Accessor<'c> {
     pub pc: u32,
     pub write: bool,
     pub strong: bool,
+    /// Sets up an mbarrier.
+    pub mbarrier: bool,
     /// What the accessor knows of plain reads and of asynchronous work, and of generic writes.
     pub knows: &'c [u32],
     pub knows_writes: &'c [u32],
-    /// Actors below this are warps: their writes are generic.
-    pub warps: usize,
+    /// Actors below this are warps and their cp.async: their writes are generic.
+    pub generic: usize,
 }
 
-/// A conflict: the earlier record, whether it was a write, and whether only a proxy fence is missing.
+/// What is wrong with an access.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nothing orders it with the earlier one.
+    Unordered,
+    /// Only a proxy fence is missing.
+    Proxy,
+    /// It writes over a live mbarrier.
+    Mbarrier,
+}
+
+/// A conflict: the earlier record, whether it was a write, and what is wrong.
 pub(super) struct Conflict {
     pub earlier: Record,
     pub earlier_write: bool,
-    pub proxy: bool,
+    pub why: Why,
 }
 
 impl Accessor<'_> {
@@ -160,7 +175,7 @@ impl Accessor<'_> {
                 || r.lane == ANY_LANE
                 || (r.pc == self.pc && self.write && write);
         }
-        let knows = if write && actor < self.warps { self.knows_writes } else { self.knows };
+        let knows = if write && actor < self.generic { self.knows_writes } else { self.knows };
         knows.get(actor).copied().unwrap_or(0) >= r.clock
     }
 
@@ -173,20 +188,30 @@ impl Accessor<'_> {
         {
             return None;
         }
-        let proxy = self.knows.get(r.actor as usize).copied().unwrap_or(0) >= r.clock
-            && r.actor as usize != self.actor;
-        Some(Conflict { earlier: *r, earlier_write: write, proxy })
+        let known = self.knows.get(r.actor as usize).copied().unwrap_or(0) >= r.clock;
+        let why = if known && r.actor as usize != self.actor { Why::Proxy } else { Why::Unordered };
+        Some(Conflict { earlier: *r, earlier_write: write, why })
+    }
+
+    /// A write, by anything but a new set-up, over the bytes of an mbarrier.
+    #[cold]
+    fn over_mbarrier(&self, r: &Record, mask: u8) -> Option<Conflict> {
+        let hit = self.write && !self.mbarrier && r.mask & mask & 15 != 0;
+        hit.then_some(Conflict { earlier: *r, earlier_write: true, why: Why::Mbarrier })
     }
 
     #[inline(always)]
     fn record(&self, mask: u8) -> Record {
-        let mask = mask | if self.strong { STRONG } else { 0 };
+        let mask = mask | if self.strong { STRONG } else { 0 } | if self.mbarrier { MBARRIER } else { 0 };
         Record { clock: self.clock, actor: self.actor as u16, lane: self.lane, mask, pc: self.pc }
     }
 
     #[inline(always)]
     fn touch(&self, cell: &mut Cell, reads: &mut Reads, mask: u8) -> Option<Conflict> {
         let mut found = self.conflict(&cell.write, true, mask);
+        if cell.write.mask & MBARRIER != 0 {
+            found = self.over_mbarrier(&cell.write, mask).or(found);
+        }
         let r = &mut cell.read;
         if self.write {
             if r.actor == MANY {
@@ -254,6 +279,17 @@ impl Cells {
     pub fn last_write(&self, offset: usize) -> Record {
         let Some(line) = self.lines.get(offset / LINE) else { return Record::default() };
         if line.write.mask & SPLIT != 0 { self.cells[offset / 4].write } else { line.write }
+    }
+
+    /// The mbarrier at `offset` is no more.
+    pub fn end_mbarrier(&mut self, offset: usize) {
+        let Some(line) = self.lines.get(offset / LINE) else { return };
+        // An mbarrier is half a line.
+        if line.write.mask & SPLIT != 0 {
+            for cell in &mut self.cells[offset / 4..offset / 4 + 2] {
+                cell.write.mask &= !MBARRIER;
+            }
+        }
     }
 
     /// Records and checks an access: the first conflict and the offset of its four bytes.

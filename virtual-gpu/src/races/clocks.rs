@@ -44,12 +44,25 @@ impl Sync {
         self.done.join(&gathered);
     }
 
+    /// Asynchronous copies of this number by a warp's cp.async have arrived. Like the warp's own writes they are not
+    /// yet fenced for other proxies.
+    pub fn join_copies(&mut self, (actor, number): (usize, u32)) {
+        set(&mut self.gathering.all, actor, number);
+    }
+
     pub fn join_job(&mut self, job: &JobClock) {
         for &(actor, clock) in &job.done {
             set(&mut self.gathering.all, actor, clock);
             set(&mut self.gathering.proxied, actor, clock);
         }
     }
+}
+
+/// Who set up an mbarrier, and since when a fence has shown that to asynchronous engines.
+#[derive(Clone, Copy, Default)]
+pub struct SetUp {
+    pub(super) actor: usize,
+    pub(super) fenced: Option<u32>,
 }
 
 /// What those who learn of a copy's end learn.

@@ -1,7 +1,8 @@
 //! Accesses of asynchronous engines: cp.async, bulk copies, wgmma.
 
-use super::cells::{ANY_LANE, Accessor, Conflict};
+use super::cells::{ANY_LANE, Accessor, Conflict, Why};
 use super::clocks::{JobClock, set};
+use super::sync::bump;
 use super::{Engine, active, put_clocks, report, take_clocks};
 use crate::exec::jobs::JobKind;
 use crate::exec::warp::Warp;
@@ -21,7 +22,6 @@ fn engine_access(
     proxied: bool,
     what: &str,
 ) {
-    let warps = ctx.own().warps.len() * ctx.own().peers.len();
     let (clocks, _) = take_clocks(ctx, warp);
     let races = &mut ctx.ctas[cta].races;
     let accessor = Accessor {
@@ -31,9 +31,10 @@ fn engine_access(
         pc,
         write,
         strong: false,
+        mbarrier: false,
         knows: &clocks.all,
         knows_writes: if proxied { &clocks.proxied } else { &clocks.all },
-        warps,
+        generic: races.generic(),
     };
     let mut first = None;
     if races.enabled {
@@ -77,8 +78,7 @@ pub fn copy_issued(
     if !active(ctx) {
         return;
     }
-    let engine = Engine::Copies(warp.index);
-    let actor = ctx.own().races.engine(engine);
+    let actor = ctx.own().races.copies(warp.index);
     // A number for the open group: all copies up to a wait share the order of their groups.
     let number = warp.copies.issued + 1;
     let runs = lanes(mask).map(|lane| (dst[lane], bytes));
@@ -90,9 +90,25 @@ pub fn copy_done(ctx: &mut Context<'_>, warp: &mut Warp, number: u32) {
     if !active(ctx) {
         return;
     }
-    let actor = ctx.own().races.engine(Engine::Copies(warp.index));
+    let actor = ctx.own().races.copies(warp.index);
     let (mut clocks, _) = take_clocks(ctx, warp);
     set(&mut clocks.all, actor, number);
+    put_clocks(ctx, warp, clocks);
+}
+
+/// The warp's copies so far arrive at an mbarrier when they are done: who waits for it learns of them, and of what the
+/// warp did before; the warp itself learns nothing.
+pub fn copies_arrive(ctx: &mut Context<'_>, warp: &Warp, (cta, offset): (usize, u32)) {
+    if !active(ctx) {
+        return;
+    }
+    let copies = (ctx.own().races.copies(warp.index), warp.copies.issued);
+    let (mut clocks, actor) = take_clocks(ctx, warp);
+    if let Some(barrier) = ctx.ctas[cta].hopper.mbarriers.get_mut(&offset) {
+        barrier.clock.gathering.join(&clocks);
+        barrier.clock.join_copies(copies);
+    }
+    bump(&mut clocks, actor);
     put_clocks(ctx, warp, clocks);
 }
 
@@ -109,17 +125,21 @@ pub fn job_issued(ctx: &mut Context<'_>, warp: &Warp, pc: u32, kind: &JobKind) -
     };
     // The engine uses the mbarrier itself, whose initialisation a fence must have covered.
     let barrier_use = |ctx: &mut Context<'_>, (cta, offset): (usize, u32)| {
-        let warps = ctx.own().warps.len() * ctx.own().peers.len();
+        let generic = ctx.own().races.generic();
         let w = ctx.ctas[cta].races.cells.last_write(offset as usize);
+        let set_up = ctx.ctas[cta].hopper.mbarriers.get(&offset).map(|b| b.set_up).unwrap_or_default();
         let (clocks, own) = take_clocks(ctx, warp);
         let known = |knows: &[u32]| knows.get(w.actor as usize).copied().unwrap_or(0) >= w.clock;
-        let bad = w.clock != 0 && (w.actor as usize) < warps && !known(&clocks.proxied);
-        let proxy = known(&clocks.all) || w.actor as usize == own;
+        let of_set_up = clocks.all.get(set_up.actor).copied().unwrap_or(0);
+        let shown = known(&clocks.proxied) || set_up.fenced.is_some_and(|fenced| of_set_up >= fenced);
+        let bad = w.clock != 0 && (w.actor as usize) < generic && !shown;
+        let ordered = known(&clocks.all) || w.actor as usize == own;
         put_clocks(ctx, warp, clocks);
         if bad {
             let at = At { pc, warp: warp.index, lane: None, address: Some(u64::from(offset)) };
             let what = "a copy signals the mbarrier in";
-            let conflict = Conflict { earlier: w, earlier_write: true, proxy };
+            let why = if ordered { Why::Proxy } else { Why::Unordered };
+            let conflict = Conflict { earlier: w, earlier_write: true, why };
             report(ctx, at, cta, what, true, offset, conflict);
         }
     };

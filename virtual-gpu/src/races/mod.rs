@@ -3,31 +3,33 @@
 //! Vector clocks as in FastTrack (Flanagan and Freund 2009). An actor is a warp, or an asynchronous engine: one for the
 //! cp.async of a warp, one for its bulk stores, one for the wgmma of a warpgroup, one for each mbarrier (its clock is
 //! the phase, so waiting on another mbarrier orders nothing). Each warp also has a clock of what a proxy fence covers:
-//! asynchronous engines must find generic writes in that one.
+//! bulk copies and wgmma must find generic writes, which are those of warps and of cp.async, in that one.
+//! Actors are numbered: the warps of all CTAs of the cluster, then their cp.async, then the other engines.
 
 mod cells;
 mod clocks;
 mod engines;
 mod sync;
 
-pub use clocks::{JobClock, Sync};
-pub use engines::{copy_done, copy_issued, job_issued, job_waited, wgmma_reads};
+pub use clocks::{JobClock, SetUp, Sync};
+pub use engines::{copies_arrive, copy_done, copy_issued, job_issued, job_waited, wgmma_reads};
 pub use sync::{
     barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_arrive_relaxed, cluster_fence,
-    cluster_leave, mbarrier_arrive, mbarrier_init, mbarrier_wait, proxy_fence, warp_sync,
+    cluster_leave, mbarrier_arrive, mbarrier_init, mbarrier_inval, mbarrier_wait, proxy_fence, warp_sync,
 };
 
 pub use crate::global_races::{
-    GlobalShadow, GridClocks, acquire_global, atomic_global, fence, global, release_global,
+    Copier, GlobalShadow, GridClocks, acquire_global, atomic_global, cluster_met, communicates, fence,
+    global, global_copied, release_global,
 };
 
-use crate::decode::program::Strength;
+use crate::decode::program::{Scope, Strength};
 use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
 use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
 use crate::options::Checks;
-use cells::{Accessor, Cells, Conflict};
+use cells::{Accessor, Cells, Conflict, Why};
 use clocks::{Clocks, set};
 use std::collections::HashMap;
 use sync::bump;
@@ -37,11 +39,20 @@ use sync::bump;
 pub struct Touch {
     pub action: Action,
     pub strong: bool,
+    /// Among whom a strong access is one.
+    pub scope: Scope,
+    /// Sets up an mbarrier.
+    pub mbarrier: bool,
 }
 
 impl Touch {
-    pub fn of(action: Action, strength: Strength) -> Self {
-        Self { action, strong: strength != Strength::Weak || action == Action::Atomic }
+    pub fn of(action: Action, strength: Strength, scope: Scope) -> Self {
+        let strong = strength != Strength::Weak || action == Action::Atomic;
+        Self { action, strong, scope, mbarrier: false }
+    }
+
+    pub fn weak(action: Action) -> Self {
+        Self::of(action, Strength::Weak, Scope::System)
     }
 }
 
@@ -52,6 +63,8 @@ pub struct SharedRaces {
     cells: Cells,
     clocks: Vec<Clocks>,
     first_actor: usize,
+    /// Of all CTAs of the cluster.
+    num_warps: usize,
     /// First number of this CTA's engines, and those given so far.
     engine_base: usize,
     engines: HashMap<Engine, usize>,
@@ -65,7 +78,6 @@ pub struct SharedRaces {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Engine {
-    Copies(u32),
     Bulk(u32),
     Wgmma(u32),
     Mbarrier(u32),
@@ -84,8 +96,20 @@ impl SharedRaces {
         for (w, clock) in clocks.iter_mut().enumerate() {
             set(&mut clock.all, first_actor + w, 1);
         }
-        let engine_base = cluster_size as usize * num_warps as usize + rank as usize * ENGINES_PER_CTA;
-        *self = Self { enabled: check, cells, clocks, first_actor, engine_base, ..Self::default() };
+        let num_warps = cluster_size as usize * num_warps as usize;
+        let engine_base = 2 * num_warps + rank as usize * ENGINES_PER_CTA;
+        *self =
+            Self { enabled: check, cells, clocks, first_actor, num_warps, engine_base, ..Self::default() };
+    }
+
+    /// The actor of a warp's cp.async.
+    fn copies(&self, warp: u32) -> usize {
+        self.num_warps + self.first_actor + warp as usize
+    }
+
+    /// Actors below this write through the generic proxy.
+    fn generic(&self) -> usize {
+        2 * self.num_warps
     }
 
     fn engine(&mut self, engine: Engine) -> usize {
@@ -97,8 +121,11 @@ impl SharedRaces {
         if actor < self.first_actor + num_warps && actor >= self.first_actor {
             return format!("warp {}", actor - self.first_actor);
         }
+        let copies = self.copies(0);
+        if actor < copies + num_warps && actor >= copies {
+            return format!("cp.async of warp {} (not waited for)", actor - copies);
+        }
         match self.engines.iter().find(|(_, a)| **a == actor).map(|(e, _)| *e) {
-            Some(Engine::Copies(w)) => format!("cp.async of warp {w} (not waited for)"),
             Some(Engine::Bulk(w)) => format!("a bulk copy of warp {w} (not waited for)"),
             Some(Engine::Wgmma(g)) => format!("wgmma of warpgroup {g} (not waited for)"),
             Some(Engine::Mbarrier(at)) => {
@@ -137,21 +164,27 @@ fn report(
     let num_warps = ctx.ctas[cta].warps.len();
     let actor = c.earlier.actor as usize;
     let who = ctx.ctas[cta].races.describe(actor, num_warps);
-    let is_engine = actor >= num_warps * ctx.ctas[cta].peers.len();
+    let is_engine = actor >= ctx.ctas[cta].races.num_warps;
     let lane = if c.earlier.lane < 32 { format!(" lane {}", c.earlier.lane) } else { String::new() };
     let verb = if c.earlier_write { "write" } else { "read" };
-    let kind = match (c.proxy, is_engine || accessor_async) {
-        (true, _) => Kind::ProxyFence,
-        (_, true) => Kind::AsyncHazard,
-        _ => Kind::SharedRace,
+    let kind = match (c.why, is_engine || accessor_async) {
+        (Why::Proxy, _) => Kind::ProxyFence,
+        (Why::Mbarrier, _) => Kind::Mbarrier,
+        (Why::Unordered, true) => Kind::AsyncHazard,
+        (Why::Unordered, false) => Kind::SharedRace,
     };
-    let message = match kind {
-        Kind::ProxyFence => format!(
+    let message = match c.why {
+        Why::Proxy => format!(
             "{what} shared bytes at {offset:#x} that were written by ordinary stores, without fence.proxy.async between"
         ),
-        _ => format!("{what} shared bytes at {offset:#x}, unordered with an earlier {verb}"),
+        Why::Mbarrier => format!("{what} shared bytes at {offset:#x}, where a live mbarrier is"),
+        Why::Unordered => format!("{what} shared bytes at {offset:#x}, unordered with an earlier {verb}"),
     };
-    let other = Party { what: format!("{verb} by {who}{lane}"), place: Some(ctx.place(c.earlier.pc)) };
+    let what = match c.why {
+        Why::Mbarrier => format!("set up by {who}{lane}"),
+        _ => format!("{verb} by {who}{lane}"),
+    };
+    let other = Party { what, place: Some(ctx.place(c.earlier.pc)) };
     let at = At { address: Some(u64::from(offset)), ..at };
     ctx.report(kind, false, at, message, Some(other));
 }
@@ -165,7 +198,6 @@ pub fn shared(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, reach: &R
 }
 
 fn shared_checked(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, reach: &Reach, touch: Touch) {
-    let warps = ctx.own().warps.len() * ctx.own().peers.len();
     let (clocks, actor) = take_clocks(ctx, warp);
     let races = &mut ctx.ctas[cta].races;
     let mut accessor = Accessor {
@@ -175,9 +207,10 @@ fn shared_checked(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, reach
         pc,
         write: touch.action != Action::Read,
         strong: touch.strong,
+        mbarrier: touch.mbarrier,
         knows: &clocks.all,
         knows_writes: &clocks.all,
-        warps,
+        generic: races.generic(),
     };
     let mut first = None;
     if races.enabled {

@@ -1,8 +1,9 @@
 //! What barriers and fences order.
 
-use super::clocks::{Clocks, Sync, join, set};
+use super::clocks::{Clocks, SetUp, Sync, join, set};
 use super::{Touch, active, put_clocks, shared, take_clocks};
 use crate::exec::Context;
+use crate::exec::hopper::ProxyFence;
 use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
 
@@ -87,9 +88,17 @@ pub fn cluster_leave(ctx: &mut Context<'_>, warp: &mut Warp, leader: usize) {
     leave(ctx, warp, |ctx| Some(&mut ctx.ctas[leader].hopper.cluster.clock));
 }
 
-pub fn mbarrier_init(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, offset: u32) {
+/// An mbarrier is set up, by whom is the result.
+pub fn mbarrier_init(ctx: &mut Context<'_>, warp: &Warp, pc: u32, cta: usize, offset: u32) -> SetUp {
     let reach = Reach { offsets: [offset as usize; 32], mask: 1, size: 8, shape: Shape::Uniform };
-    shared(ctx, warp, pc, cta, &reach, Touch { action: Action::Write, strong: false });
+    shared(ctx, warp, pc, cta, &reach, Touch { mbarrier: true, ..Touch::weak(Action::Write) });
+    SetUp { actor: ctx.own().races.first_actor + warp.index as usize, fenced: None }
+}
+
+pub fn mbarrier_inval(ctx: &mut Context<'_>, cta: usize, offset: u32) {
+    if active(ctx) {
+        ctx.ctas[cta].races.cells.end_mbarrier(offset as usize);
+    }
 }
 
 pub fn mbarrier_arrive(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32) {
@@ -100,13 +109,31 @@ pub fn mbarrier_wait(ctx: &mut Context<'_>, warp: &Warp, cta: usize, offset: u32
     leave(ctx, warp, |ctx| ctx.ctas[cta].hopper.mbarriers.get_mut(&offset).map(|b| &mut b.clock));
 }
 
-/// `fence.proxy.async` and `fence.mbarrier_init`: asynchronous engines may rely on what the warp knows now.
-pub fn proxy_fence(ctx: &mut Context<'_>, warp: &Warp, _init: bool) {
-    if active(ctx) {
-        let (mut clocks, actor) = take_clocks(ctx, warp);
-        let all = clocks.all.clone();
-        join(&mut clocks.proxied, &all);
-        bump(&mut clocks, actor);
-        put_clocks(ctx, warp, clocks);
+/// `fence.proxy` and `fence.mbarrier_init`: asynchronous engines may rely on what the warp knows now, as far as the
+/// fence's kind goes.
+pub fn proxy_fence(ctx: &mut Context<'_>, warp: &Warp, fence: ProxyFence) {
+    if !active(ctx) {
+        return;
     }
+    let (mut clocks, actor) = take_clocks(ctx, warp);
+    match fence {
+        ProxyFence::Async { shared, global } => {
+            if shared {
+                let all = clocks.all.clone();
+                join(&mut clocks.proxied, &all);
+            }
+            if global {
+                crate::global_races::proxy_fence(ctx);
+            }
+        }
+        ProxyFence::MbarrierInit => {
+            let now = clocks.all.get(actor).copied().unwrap_or(0);
+            for barrier in ctx.own().hopper.mbarriers.values_mut().filter(|b| b.set_up.actor == actor) {
+                barrier.set_up.fenced.get_or_insert(now);
+            }
+        }
+        ProxyFence::Other => {}
+    }
+    bump(&mut clocks, actor);
+    put_clocks(ctx, warp, clocks);
 }

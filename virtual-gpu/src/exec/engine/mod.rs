@@ -313,7 +313,7 @@ impl Engine {
                 barrier.is_none_or(|b| super::mbarrier::is_over(b, parity, state))
             }
             Some(Wait::GridDependency) => !self.grids[cta.grid].waits_for_others,
-            Some(Wait::Registers { count }) => cta.hopper.free_registers >= i64::from(count),
+            Some(Wait::Registers { count }) => cta.hopper.registers.free >= i64::from(count),
         }
     }
 
@@ -406,13 +406,15 @@ impl Engine {
             if outcome == Outcome::Finished {
                 ctx.own().live_warps -= 1;
                 let freed = i64::from(warp.max_registers) * 32;
-                ctx.own().hopper.free_registers += freed;
+                ctx.own().hopper.registers.free += freed;
                 super::barrier::warp_exited(&mut ctx);
                 let leader = ctx.own().peers[0];
-                super::hopper::cluster_complete(ctx.ctas, leader);
+                super::hopper::cluster_complete(&mut ctx, leader);
                 super::asynchronous::check_at_exit(&mut ctx, &warp);
+                super::wgmma::check_at_exit(&mut ctx, &warp);
                 if ctx.own().live_warps == 0 {
                     super::mbarrier::check_at_exit(&mut ctx, &warp);
+                    super::register_count::check_at_exit(&mut ctx, &warp);
                 }
             }
             self.ctas[number].warps[index] = warp;

@@ -6,39 +6,21 @@ use crate::exec::cta::Cta;
 use crate::exec::warp::Wait;
 use crate::findings::{Finding, Findings, Kind, Party};
 
+/// Waiting warps that a report lists.
+const LISTED: usize = 64;
+
 impl Engine {
     pub(super) fn report_deadlock(&mut self, findings: &mut Findings) {
-        let mut waiting: Vec<String> = Vec::new();
-        let mut first: Option<(usize, u32, u32, u32)> = None;
-        for (n, cta) in self.ctas.iter().enumerate().filter(|(_, c)| c.resident && !c.exited) {
-            let program = &self.grids[cta.grid].program;
-            for warp in &cta.warps {
-                for split in &warp.splits {
-                    let place = program.place(split.pc);
-                    first.get_or_insert((n, warp.index, split.pc, split.mask));
-                    if waiting.len() < 40 {
-                        let line = match place.frames.first() {
-                            Some(f) => format!("{}:{}", f.file, f.line),
-                            None => format!("PTX line {}", place.ptx_line),
-                        };
-                        waiting.push(format!(
-                            "\n    CTA {:?} warp {} lanes {:#010x} {} at {} ({line})",
-                            cta.id,
-                            warp.index,
-                            split.mask,
-                            describe_wait(cta, split.wait),
-                            place.opcode
-                        ));
-                    }
-                }
-            }
-        }
-        let Some((n, warp, pc, mask)) = first else { return };
-        let cta = &self.ctas[n];
+        let resident = self.ctas.iter().filter(|c| c.resident && !c.exited);
+        let first = resident.flat_map(|cta| {
+            cta.warps.iter().flat_map(move |warp| warp.splits.iter().map(move |s| (cta, warp.index, s)))
+        });
+        let Some((cta, warp, split)) = first.into_iter().next() else { return };
+        let (pc, mask) = (split.pc, split.mask);
         let program = &self.grids[cta.grid].program;
         findings.add(Finding {
             kind: Kind::Deadlock,
-            message: format!("nothing can run and nothing is in flight; waiting:{}", waiting.concat()),
+            message: format!("nothing can run and nothing is in flight; waiting:{}", self.list_warps()),
             kernel: program.name.clone(),
             place: program.place(pc),
             cta: cta.id,
@@ -49,6 +31,34 @@ impl Engine {
             count: 1,
             fatal: true,
         });
+    }
+
+    /// A line for each group of lanes that has not exited, and how many more there are.
+    fn list_warps(&self) -> String {
+        let mut lines = String::new();
+        let mut count = 0;
+        for cta in self.ctas.iter().filter(|c| c.resident && !c.exited) {
+            let program = &self.grids[cta.grid].program;
+            for (warp, split) in cta.warps.iter().flat_map(|w| w.splits.iter().map(move |s| (w, s))) {
+                count += 1;
+                if count > LISTED {
+                    continue;
+                }
+                let place = program.place(split.pc);
+                let line = match place.frames.first() {
+                    Some(f) => format!("{}:{}", f.file, f.line),
+                    None => format!("PTX line {}", place.ptx_line),
+                };
+                let (id, index, mask, opcode) = (cta.id, warp.index, split.mask, place.opcode);
+                let wait = describe_wait(cta, split.wait);
+                lines +=
+                    &format!("\n    CTA {id:?} warp {index} lanes {mask:#010x} {wait} at {opcode} ({line})");
+            }
+        }
+        if count > LISTED {
+            lines += &format!("\n    and {} more", count - LISTED);
+        }
+        lines
     }
 
     pub(super) fn report_livelock(&mut self, number: usize, findings: &mut Findings, message: String) {
@@ -62,7 +72,7 @@ impl Engine {
         let others = format!("{} CTAs are resident", self.ctas.iter().filter(|c| c.resident).count());
         findings.add(Finding {
             kind: Kind::TimeLimit,
-            message,
+            message: format!("{message}; where all are:{}", self.list_warps()),
             kernel: program.name.clone(),
             place,
             cta: cta.id,
