@@ -155,7 +155,7 @@ fn histogram() {
 #[test]
 fn atomics() {
     let x = small(39, 256);
-    let ints = [0, 1000, -1000, -1, 0, 0, 0, 0, 3, 0, 0, 0];
+    let ints = [0, 1000, -1000, -1, 0, 0, 0, 0, 3, 0, 0, 0, 0];
     let mut case = Case::new("reductions", &BOTH, "atomics").grid(2).block(128);
     let a = case.input(&x);
     let (i, f, d, l) = (case.input(&ints), case.input(&[0f32]), case.input(&[0f64; 2]), case.input(&[0u64]));
@@ -174,8 +174,9 @@ fn atomics() {
         down as i32,
         7,
         -sum,
-        256,
+        128,
         512,
+        128,
     ];
     case.check(|out| {
         assert_eq!(out.get::<i32>(i), want);

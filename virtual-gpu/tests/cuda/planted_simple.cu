@@ -227,3 +227,14 @@ __device__ void block_scan(const int* x, int* out) {
 #define BLOCK_SCAN(BUG) \
     extern "C" __global__ void block_scan_##BUG(const int* x, int* out) { block_scan<BUG>(x, out); }
 BLOCK_SCAN(0) BLOCK_SCAN(1)
+
+// Blocks count themselves in one word. Block 32.
+template <int BUG>
+__device__ void tickets(unsigned* counter) {
+    if (threadIdx.x == 0) {
+        if (BUG == 1) asm volatile("red.relaxed.cta.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+        else atomicAdd(counter, 1);
+    }
+}
+extern "C" __global__ void tickets_0(unsigned* counter) { tickets<0>(counter); }
+extern "C" __global__ void tickets_1(unsigned* counter) { tickets<1>(counter); }

@@ -166,6 +166,6 @@ extern "C" __global__ void atomics(const int* x, int* ints, float* floats, doubl
         seen = before;
     }
     __syncthreads();
-    atomicAdd_block(&ints[10], 1);
+    atomicAdd_block(&ints[blockIdx.x == 0 ? 10 : 12], 1);
     atomicAdd_system(&ints[11], 2);
 }

@@ -212,7 +212,7 @@ fn matrices() -> Vec<Vector> {
         dump_registers(10, 1, 32)
     );
     let name = "movmatrix.sync.aligned.m8n8.trans.b16".to_string();
-    all.push(vector("ldmatrix", name, body(0, true, &text), 32, Bytes, 32));
+    all.push(vector("movmatrix", name, body(0, true, &text), 32, Bytes, 32));
     all
 }
 

@@ -5,7 +5,7 @@ use crate::kernels::{Input, Map, Vector};
 /// The words of the output, where there is a reference for the kernel.
 pub fn expected(v: &Vector) -> Option<Vec<u32>> {
     match v.family {
-        "ldmatrix" => Some(matrix_load(v)),
+        "ldmatrix" | "movmatrix" => Some(matrix_load(v)),
         "stmatrix" => Some(matrix_store(v)),
         "mma" if !v.name.contains("f64") => Some(warp_product(v)),
         "wgmma" if !v.name.starts_with("layout") => Some(warpgroup_product(v)),

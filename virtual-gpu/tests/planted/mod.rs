@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 /// Every family of kernels; each one's variant 0 is correct.
-pub const FAMILIES: [&str; 20] = [
+pub const FAMILIES: [&str; 31] = [
     "row_sums",
     "scale",
     "transpose",
@@ -62,6 +62,17 @@ pub const FAMILIES: [&str; 20] = [
     "product",
     "specialised",
     "downstream",
+    "tickets",
+    "pass_on",
+    "detour",
+    "fences",
+    "halves",
+    "arrivals",
+    "early_load",
+    "cluster_rows",
+    "in_registers",
+    "pools",
+    "few_threads",
 ];
 
 /// All planted bugs.
@@ -201,6 +212,41 @@ pub const BUGS: &[Bug] = &[
     numeric("specialised", 8, "accumulators reset at every tile"),
     numeric("specialised", 9, "descriptor of B says 64-byte swizzle"),
     found("downstream", 1, &[GlobalRace, Undefined], "no griddepcontrol.wait"),
+    found("tickets", 1, &[GlobalRace], "atomic of scope cta on a word of all CTAs"),
+    found("pass_on", 1, &[GlobalRace], "all CTAs store to the same row by bulk copies"),
+    found("pass_on", 2, &[GlobalRace], "row of another CTA loaded without waiting for its flag"),
+    found("pass_on", 3, &[GlobalRace], "flag raised when the bulk store has only been read"),
+    found("detour", 1, &[ProxyFence], "no proxy fence before the copy engine loads what threads stored"),
+    found("detour", 2, &[ProxyFence], "fence.proxy.async of shared memory, the bytes are in global memory"),
+    found("detour", 3, &[ProxyFence], "fence.proxy.alias in place of fence.proxy.async, global memory"),
+    found("fences", 1, &[ProxyFence], "fence.proxy.alias in place of fence.proxy.async, shared memory"),
+    found("fences", 2, &[ProxyFence], "fence.proxy.async of global memory, the bytes are in shared memory"),
+    found("fences", 3, &[ProxyFence], "fence.proxy.tensormap in place of fence.proxy.async"),
+    found("fences", 4, &[ProxyFence], "fence.mbarrier_init in place of fence.proxy.async"),
+    found("fences", 5, &[Mbarrier], "plain store over a live mbarrier"),
+    found("halves", 1, &[GlobalRace], "partial cp.async of what another CTA writes"),
+    found(
+        "arrivals",
+        1,
+        &[AsyncHazard],
+        "mbarrier that cp.async arrives at not waited for by the same thread",
+    ),
+    found("arrivals", 2, &[ProxyFence], "no fence.proxy.async between cp.async and a bulk store"),
+    found("early_load", 1, &[GlobalRace], "bulk load before griddepcontrol.wait"),
+    found("cluster_rows", 1, &[GlobalRace], "relaxed arrival at the cluster barrier, and no fence"),
+    found("in_registers", 1, &[Wgmma], "register of A overwritten in flight"),
+    found("in_registers", 2, &[Wgmma], "accumulator in flight compared by setp"),
+    found("in_registers", 3, &[Wgmma], "accumulator in flight moved and shuffled"),
+    found("in_registers", 4, &[Wgmma], "accumulator in flight added by an atomic"),
+    found("in_registers", 5, &[Wgmma], "accumulator in flight used by mma.sync"),
+    found("in_registers", 6, &[Wgmma], "accumulator overwritten between two products"),
+    found("in_registers", 7, &[Wgmma], "no wgmma.fence at all"),
+    found("in_registers", 8, &[Wgmma], "wgmma.fence by one warp of the warpgroup"),
+    found("in_registers", 9, &[Unfinished], "exit without wait_group"),
+    found("in_registers", 10, &[Wgmma], "register of A written after the fence"),
+    found("pools", 1, &[SetMaxReg], "setmaxnreg by one warp of a warpgroup"),
+    found("pools", 2, &[SetMaxReg], "different setmaxnreg in one warpgroup"),
+    found("few_threads", 1, &[SetMaxReg], "setmaxnreg.inc to fewer registers, from a launch with 255"),
 ];
 
 /// The schedules a bug may show in; a detector needs one of them.

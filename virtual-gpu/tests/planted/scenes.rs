@@ -30,6 +30,17 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "product" => wgmma_product(&kernel),
         "specialised" => specialised(&kernel),
         "downstream" => downstream(&kernel),
+        "tickets" => tickets(&kernel),
+        "pass_on" => pass_on(&kernel),
+        "detour" => detour(&kernel),
+        "fences" => fences(&kernel),
+        "halves" => halves(&kernel),
+        "arrivals" => arrivals(&kernel),
+        "early_load" => early_load(&kernel),
+        "cluster_rows" => cluster_rows(&kernel),
+        "in_registers" => in_registers(&kernel),
+        "pools" => same_numbers(&kernel, 384),
+        "few_threads" => same_numbers(&kernel, 128),
         _ => panic!("no family {family}"),
     }
 }
@@ -261,4 +272,90 @@ fn downstream(kernel: &str) -> Scene {
     case.buffers(&[a, b]).value(n as i32);
     case.then_dependent(kernel, 3, 128).buffers(&[b, o]).value(n as i32);
     exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
+}
+
+fn copies(kernel: &str) -> Case {
+    Case::new("planted_copies", &["sm_90a"], kernel)
+}
+
+fn tickets(kernel: &str) -> Scene {
+    let mut case = simple(kernel).grid(4).block(32);
+    let counter = case.input(&[0u32]);
+    case.buffers(&[counter]);
+    exact(case, counter, vec![4u32])
+}
+
+fn pass_on(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..128).map(|i| 5 * i).collect();
+    let mut case = copies(kernel).grid(4).block(32);
+    let (a, b, o) = (case.input(&x), case.output::<i32>(128), case.output::<i32>(128));
+    let flags = case.input(&[0u32; 4]);
+    case.buffers(&[a, b, o, flags]);
+    exact(case, o, (0..128).map(|i| x[(i + 96) % 128] + 1).collect())
+}
+
+fn detour(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..3 * 128).collect();
+    let mut case = copies(kernel).grid(3).block(128);
+    let (a, b, o) = (case.input(&x), case.output::<i32>(x.len()), case.output::<i32>(x.len()));
+    case.buffers(&[a, b, o]);
+    exact(case, o, x.iter().map(|v| 2 * v).collect())
+}
+
+fn fences(kernel: &str) -> Scene {
+    let x = random_f32(118, 2 * 128);
+    let mut case = copies(kernel).grid(2).block(128);
+    let (a, o) = (case.input(&x), case.output::<f32>(x.len()));
+    case.buffers(&[a, o]);
+    exact(case, o, x.iter().map(|v| v + 1.0).collect())
+}
+
+fn halves(kernel: &str) -> Scene {
+    let x: Vec<i32> = (1..1 + 3 * 128).collect();
+    let mut case = copies(kernel).grid(3).block(32);
+    let (a, b, o) = (case.input(&x), case.output::<i32>(x.len()), case.output::<i32>(x.len()));
+    case.buffers(&[a, b, o]);
+    exact(case, o, x.iter().enumerate().map(|(i, v)| if i % 4 < 2 { *v } else { 0 }).collect())
+}
+
+fn arrivals(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..2 * 256).map(|i| 3 * i + 1).collect();
+    let mut case = copies(kernel).grid(2).block(64);
+    let (a, o, copy) = (case.input(&x), case.output::<i32>(x.len()), case.output::<i32>(x.len()));
+    case.buffers(&[a, o, copy]);
+    Scene { case, correct: Box::new(move |out: &Output| out.get::<i32>(o) == x && out.get::<i32>(copy) == x) }
+}
+
+fn early_load(kernel: &str) -> Scene {
+    let x = random_f32(119, 3 * 128);
+    let mut case = copies("rows_upstream").grid(3).block(128);
+    let (a, b, o) = (case.input(&x), case.output::<f32>(x.len()), case.output::<f32>(x.len()));
+    case.buffers(&[a, b]);
+    case.then_dependent(kernel, 3, 128).buffers(&[b, o]);
+    exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
+}
+
+fn cluster_rows(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..128).collect();
+    let mut case = copies(kernel).grid(4).block(32).cluster(2);
+    let (a, b, o) = (case.input(&x), case.output::<i32>(128), case.output::<i32>(128));
+    case.buffers(&[a, b, o]);
+    exact(case, o, (0..128).map(|i| x[i ^ 32] + 1).collect())
+}
+
+fn in_registers(kernel: &str) -> Scene {
+    let (a, b) = (narrow(120, 64 * 16, f16::from_f32), narrow(121, 32 * 16, f16::from_f32));
+    let mut case = Case::new("planted_registers", &["sm_90a"], kernel).grid(1).block(128);
+    let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(64 * 32));
+    case.buffers(&[x, y, o]);
+    let want = product(&wide(&a), &wide(&b), 64, 32, 16).iter().map(|v| 2.0 * v).collect();
+    close(case, o, want, 1e-5)
+}
+
+fn same_numbers(kernel: &str, threads: u32) -> Scene {
+    let x: Vec<i32> = (0..threads as i32).collect();
+    let mut case = Case::new("planted_registers", &["sm_90a"], kernel).grid(1).block(threads);
+    let (a, o) = (case.input(&x), case.output::<i32>(x.len()));
+    case.buffers(&[a, o]);
+    exact(case, o, x)
 }
