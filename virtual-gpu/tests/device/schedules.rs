@@ -102,3 +102,28 @@ fn a_relaxed_arrival_needs_a_fence() {
         assert!(all.iter().all(|f| f.kind == Kind::SharedRace));
     }
 }
+
+#[test]
+fn a_report_lists_every_warp_or_counts_the_rest() {
+    let lines = |text: &str| text.matches("\n    CTA ").count();
+    // Everybody waits for an mbarrier at which nobody arrives.
+    let deadlock = ".shared .align 8 .b64 bar;\nmov.u32 %r1, bar;\nsetp.ne.u32 %p1, %r0, 0;\n@%p1 bra \
+                    WAIT;\nmbarrier.init.shared.b64 [%r1], 5;\nWAIT:\nbar.sync 0;\nLOOP:\n\
+                    mbarrier.try_wait.parity.shared.b64 %p2, [%r1], 0;\n@!%p2 bra LOOP;";
+    for (ctas, warps, listed, rest) in
+        [(1, 3, 3, None), (2, 32, 64, None), (3, 32, 64, Some("\n    and 32 more"))]
+    {
+        let (gpu, function) = kernel("", deadlock, Options::default());
+        let all = findings(&gpu, &function, ctas, 32 * warps);
+        let last = all.last().expect("a finding");
+        assert_eq!((last.kind, lines(&last.message)), (Kind::Deadlock, listed), "{last}");
+        assert!(rest.is_none_or(|rest| last.message.ends_with(rest)), "{last}");
+        assert_eq!(last.message.contains(" more"), rest.is_some(), "{last}");
+    }
+    // Polls for what never comes.
+    let poll = "LOOP:\nld.volatile.global.u32 %r1, [%out];\nsetp.ne.u32 %p0, %r1, 7;\n@%p0 bra LOOP;";
+    let (gpu, function) = kernel("", poll, Options { patience: 100_000, ..Options::default() });
+    let all = findings(&gpu, &function, 1, 96);
+    let last = all.last().expect("a finding");
+    assert_eq!((last.kind, lines(&last.message)), (Kind::TimeLimit, 3), "{last}");
+}
