@@ -1,8 +1,9 @@
 //! Bulk and tensor copies: checked when issued, done at once, at the last moment or in between, as the order says.
 
 use super::atomics::register_value;
+use super::bulk_groups::{Write, pieces};
 use super::hopper::shared_place;
-use super::jobs::{JobKind, Run, perform, read_source, start};
+use super::jobs::{JobKind, Run, start};
 use super::memory::{Action, addresses, check_address_poison};
 use super::warp::Warp;
 use super::{At, Context, Flow, lanes, mbarrier};
@@ -61,36 +62,6 @@ pub struct Copy {
     pub completion: Completion,
     pub multicast: Option<Slot>,
     pub reduction: Option<Reduction>,
-}
-
-/// Bulk groups of a warp's threads.
-#[derive(Default)]
-pub struct BulkGroups {
-    open: Vec<(u32, u64)>,
-    groups: Vec<(u32, Vec<(u32, u64)>)>,
-    /// Writes that other CTAs may not know of yet.
-    writes: Vec<Write>,
-}
-
-/// A write to global memory that is not waited for.
-struct Write {
-    id: u64,
-    at: At,
-    runs: Vec<Run>,
-    action: Action,
-}
-
-impl BulkGroups {
-    pub fn commit(&mut self, mask: u32) {
-        let (mine, rest): (Vec<_>, Vec<_>) = self.open.drain(..).partition(|(lane, _)| mask >> lane & 1 != 0);
-        self.open = rest;
-        self.groups.push((mask, mine));
-    }
-
-    /// Whether a copy has been neither waited for nor even committed.
-    pub fn unfinished(&self) -> bool {
-        !self.open.is_empty() || self.groups.iter().any(|(_, jobs)| !jobs.is_empty())
-    }
 }
 
 /// One lane's resolved side of a copy.
@@ -315,89 +286,6 @@ pub fn issue(
             }
         }
     }
-    Flow::Next
-}
-
-/// The global side of a copy's runs, neighbours joined.
-fn pieces(runs: &[Run]) -> impl Iterator<Item = (u64, u32)> {
-    let mut rest = runs.iter().filter_map(|&(global, _, length)| Some((global?, length))).peekable();
-    std::iter::from_fn(move || {
-        let (start, mut length) = rest.next()?;
-        while let Some((_, more)) = rest.next_if(|&(next, _)| next == start + u64::from(length)) {
-            length += more;
-        }
-        Some((start, length))
-    })
-}
-
-/// Writes that are complete are the CTA's own from now on, for its fences to publish.
-fn complete_writes(ctx: &mut Context<'_>, warp: &mut Warp, is_over: impl Fn(&Write, &BulkGroups) -> bool) {
-    let writes = std::mem::take(&mut warp.bulk.writes);
-    let (over, left): (Vec<_>, Vec<_>) = writes.into_iter().partition(|w| is_over(w, &warp.bulk));
-    warp.bulk.writes = left;
-    for write in over {
-        races::global_copied(ctx, write.at, pieces(&write.runs), write.action, Copier::Engine);
-    }
-}
-
-/// `cp.async.bulk.wait_group`: each lane's groups but the last `pending` are done; with `read` only their sources read.
-pub fn wait(ctx: &mut Context<'_>, warp: &mut Warp, pending: u32, read: bool, active: u32) -> Flow {
-    let mut later = [0u32; 32];
-    let mut done: Vec<u64> = Vec::new();
-    for (mask, jobs) in warp.bulk.groups.iter_mut().rev() {
-        let mut over = 0u32;
-        for lane in lanes(*mask & active) {
-            if later[lane] >= pending {
-                over |= 1 << lane;
-            }
-            later[lane] += 1;
-        }
-        jobs.retain(|&(lane, id)| {
-            let finished = over >> lane & 1 != 0;
-            if finished {
-                done.push(id);
-            }
-            !finished
-        });
-    }
-    let keep = warp.bulk.groups.iter().position(|(_, j)| !j.is_empty()).unwrap_or(warp.bulk.groups.len());
-    warp.bulk.groups.drain(..keep);
-    done.sort_unstable();
-    if !read && !warp.bulk.writes.is_empty() {
-        complete_writes(ctx, warp, |write, bulk| {
-            let open = bulk.open.iter().any(|&(_, id)| id == write.id);
-            let all = pending == 0 && !open && write.at.lane.is_some_and(|lane| active >> lane & 1 != 0);
-            all || done.binary_search(&write.id).is_ok()
-        });
-    }
-    for id in done {
-        races::job_waited(ctx, warp, id);
-        let Some(at) = ctx.jobs.iter().position(|j| j.id == id) else { continue };
-        if read {
-            read_source(ctx.ctas, &mut ctx.jobs[at]);
-        } else {
-            let mut job = ctx.jobs.remove(at);
-            perform(ctx.memory, ctx.ctas, &mut job);
-        }
-    }
-    if !read && pending == 0 {
-        // What only its source was waited for before is complete now, too.
-        let own: Vec<u64> = ctx
-            .jobs
-            .iter()
-            .filter(|j| {
-                j.cta == ctx.cta && j.warp == warp.index && active >> j.lane & 1 != 0 && j.data.is_some()
-            })
-            .map(|j| j.id)
-            .collect();
-        for id in own {
-            if let Some(at) = ctx.jobs.iter().position(|j| j.id == id) {
-                let mut job = ctx.jobs.remove(at);
-                perform(ctx.memory, ctx.ctas, &mut job);
-            }
-        }
-    }
-    *ctx.progress += 1;
     Flow::Next
 }
 

@@ -1,6 +1,7 @@
 //! Instructions of sm_90: dispatch, clusters, registers, dependent grids.
 
 use super::bulk::{self, Copy, Reduction};
+use super::bulk_groups;
 use super::mbarrier::{self, Mbarrier};
 use super::memory::{Action, Target, addresses, check_address_poison, next_group};
 use super::register_count::{self, RegisterCounts};
@@ -238,7 +239,7 @@ pub fn execute(
             warp.bulk.commit(active);
             Flow::Next
         }
-        HopperOp::BulkWait { pending, read } => bulk::wait(ctx, warp, *pending, *read, active),
+        HopperOp::BulkWait { pending, read } => bulk_groups::wait(ctx, warp, *pending, *read, active),
         HopperOp::RemoteStore { address, values, bytes, barrier, reduction } => {
             let (to, signals) = (checked(address, ctx, warp), checked(barrier, ctx, warp));
             bulk::remote_store(ctx, warp, pc, &to, &signals, values, *bytes, *reduction, active)

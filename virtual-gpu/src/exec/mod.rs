@@ -6,6 +6,7 @@ pub mod asynchronous;
 pub mod atomics;
 pub mod barrier;
 pub mod bulk;
+pub mod bulk_groups;
 pub mod calls;
 pub mod cta;
 pub mod engine;

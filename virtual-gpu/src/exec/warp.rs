@@ -92,7 +92,7 @@ pub struct Warp {
     pub existing: u32,
     pub local: Local,
     pub copies: CopyGroups,
-    pub bulk: super::bulk::BulkGroups,
+    pub bulk: super::bulk_groups::BulkGroups,
     pub wgmma: super::wgmma_registers::WgmmaState,
     /// What the last fence of cluster scope or wider covers.
     pub fenced: crate::races::Sync,

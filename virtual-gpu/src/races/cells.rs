@@ -3,6 +3,7 @@
 //! Most accesses cover whole lines of 16 bytes (matrix rows, asynchronous copies, vectors), so a line has one cell until
 //! an access to a part of it splits it into a cell for each four bytes; a write of the whole line joins it again.
 
+use super::reads::Reads;
 use crate::exec::lanes;
 use std::collections::HashMap;
 
@@ -37,85 +38,6 @@ const LINE: usize = 16;
 struct Cell {
     write: Record,
     read: Record,
-}
-
-/// Lists of reads by several actors.
-#[derive(Default)]
-struct Reads {
-    /// A record and the number of the next, 0 at the end. Number 0 is never used.
-    nodes: Vec<(Record, u32)>,
-    free: Vec<u32>,
-}
-
-impl Reads {
-    fn clear(&mut self) {
-        self.nodes.clear();
-        self.free.clear();
-    }
-
-    fn add(&mut self, record: Record) -> u32 {
-        if let Some(number) = self.free.pop() {
-            self.nodes[number as usize] = (record, 0);
-            return number;
-        }
-        if self.nodes.is_empty() {
-            self.nodes.push(Default::default());
-        }
-        self.nodes.push((record, 0));
-        self.nodes.len() as u32 - 1
-    }
-
-    /// The reads of a list in the order in which their actors came.
-    fn iter(&self, first: u32) -> impl Iterator<Item = &Record> {
-        let mut at = first;
-        std::iter::from_fn(move || {
-            let (record, next) = &self.nodes[at as usize];
-            (at != 0).then(|| {
-                at = *next;
-                record
-            })
-        })
-    }
-
-    /// Puts a read in the place of the actor's last one, or at the end.
-    fn set(&mut self, first: u32, record: Record) {
-        let mut at = first;
-        loop {
-            let (old, next) = &mut self.nodes[at as usize];
-            if old.actor == record.actor {
-                *old = Record { mask: record.mask | old.mask & 15, ..record };
-                return;
-            }
-            if *next == 0 {
-                break;
-            }
-            at = *next;
-        }
-        let added = self.add(record);
-        self.nodes[at as usize].1 = added;
-    }
-
-    fn drop(&mut self, first: u32) {
-        let mut at = first;
-        while at != 0 {
-            self.free.push(at);
-            at = self.nodes[at as usize].1;
-        }
-    }
-
-    /// A copy of a list.
-    fn copy(&mut self, first: u32) -> u32 {
-        let (record, mut next) = self.nodes[first as usize];
-        let start = self.add(record);
-        let mut last = start;
-        while next != 0 {
-            let (record, after) = self.nodes[next as usize];
-            let added = self.add(record);
-            self.nodes[last as usize].1 = added;
-            (last, next) = (added, after);
-        }
-        start
-    }
 }
 
 /// The cells of a CTA's shared memory.
@@ -238,9 +160,7 @@ impl Accessor<'_> {
             let kept = if r.clock == self.clock { r.mask & 15 } else { 0 };
             *r = Record { lane, ..self.record(mask | kept) };
         } else {
-            let list = reads.add(*r);
-            let second = reads.add(self.record(mask));
-            reads.nodes[list as usize].1 = second;
+            let list = reads.pair(*r, self.record(mask));
             *r = Record { clock: list, actor: MANY, lane: 0, mask: 15, pc: 0 };
         }
         found

@@ -9,6 +9,7 @@
 mod cells;
 mod clocks;
 mod engines;
+mod reads;
 mod sync;
 
 pub use clocks::{JobClock, SetUp, Sync};
