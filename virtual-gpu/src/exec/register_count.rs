@@ -26,9 +26,11 @@ pub fn set(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, count: u32, increase
         ctx.report(Kind::SetMaxReg, false, at, message, None);
         return Flow::Next;
     }
-    // So few threads that the assembler may have given any number: only the first change cannot be checked.
-    let unknown = warp.max_registers >= 255 && warp.register_changes == 0;
-    let now = if unknown { 256 } else { warp.max_registers };
+    // So few threads that the assembler may have given any number, if nobody told: the first change cannot be checked.
+    let unknown =
+        warp.max_registers >= 255 && warp.register_changes == 0 && ctx.grid.known_registers.is_none();
+    // Warps have them in steps of 8.
+    let now = warp.max_registers.next_multiple_of(8);
     let wrong = if increase { count < now && !unknown } else { count > now };
     if wrong {
         let what = if increase { "inc" } else { "dec" };
