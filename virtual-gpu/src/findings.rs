@@ -36,6 +36,8 @@ pub enum Kind {
     Deadlock,
     /// `trap` was executed.
     Trap,
+    /// An `assert` in the kernel failed.
+    Assert,
     /// The limit on instructions was reached.
     TimeLimit,
     /// setmaxnreg against its rules.
@@ -65,6 +67,7 @@ impl Kind {
             Kind::WarpSync => "warp synchronisation misuse",
             Kind::Deadlock => "deadlock",
             Kind::Trap => "trap",
+            Kind::Assert => "assertion failed",
             Kind::TimeLimit => "instruction limit reached",
             Kind::SetMaxReg => "setmaxnreg misuse",
             Kind::Unfinished => "unfinished asynchronous work",

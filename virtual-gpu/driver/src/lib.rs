@@ -38,6 +38,7 @@ pub mod code {
     pub const ILLEGAL_ADDRESS: i32 = 700;
     pub const LAUNCH_OUT_OF_RESOURCES: i32 = 701;
     pub const LAUNCH_TIMEOUT: i32 = 702;
+    pub const ASSERT: i32 = 710;
     pub const ILLEGAL_INSTRUCTION: i32 = 715;
     pub const MISALIGNED_ADDRESS: i32 = 716;
     pub const LAUNCH_FAILED: i32 = 719;
@@ -139,6 +140,7 @@ fn code_of(error: Error) -> i32 {
         Error::IllegalAddress => code::ILLEGAL_ADDRESS,
         Error::MisalignedAddress => code::MISALIGNED_ADDRESS,
         Error::IllegalInstruction => code::ILLEGAL_INSTRUCTION,
+        Error::Assert => code::ASSERT,
         Error::Timeout => code::LAUNCH_TIMEOUT,
         Error::CaptureUnsupported(_) => code::STREAM_CAPTURE_UNSUPPORTED,
         Error::CaptureInvalidated(_) => code::STREAM_CAPTURE_INVALIDATED,
@@ -239,6 +241,7 @@ fn name_of(error: c_int) -> &'static std::ffi::CStr {
         code::ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
         code::LAUNCH_OUT_OF_RESOURCES => c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
         code::LAUNCH_TIMEOUT => c"CUDA_ERROR_LAUNCH_TIMEOUT",
+        code::ASSERT => c"CUDA_ERROR_ASSERT",
         code::ILLEGAL_INSTRUCTION => c"CUDA_ERROR_ILLEGAL_INSTRUCTION",
         code::MISALIGNED_ADDRESS => c"CUDA_ERROR_MISALIGNED_ADDRESS",
         code::LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",

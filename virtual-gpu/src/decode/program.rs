@@ -398,6 +398,10 @@ pub enum Op {
     Call(Box<Call>),
     Return,
     Exit,
+    /// `__assertfail`: where in the frame its arguments are: message, file, line, function.
+    AssertFail {
+        arguments: [u32; 4],
+    },
     Trap {
         breakpoint: bool,
     },

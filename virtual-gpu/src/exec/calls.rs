@@ -122,3 +122,39 @@ pub(super) fn return_from(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize)
     }
     Flow::Reschedule
 }
+
+/// Ends the launch with what a failed `assert` says of itself.
+pub(super) fn assert_failed(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    chosen: usize,
+    pc: u32,
+    arguments: &[u32; 4],
+    active: u32,
+) -> Flow {
+    let lane = active.trailing_zeros();
+    let frame = lane as usize * warp.local.stride + warp.splits[chosen].base as usize;
+    let argument = |i: usize, bytes| warp.local.bytes.get(frame + arguments[i] as usize, bytes);
+    let [message, file, function] = [0, 1, 3].map(|i| text(ctx, argument(i, 8)));
+    let count = active.count_ones();
+    let message =
+        format!("assertion `{message}` failed at {file}:{} in {function} in {count} lanes", argument(2, 4));
+    let at = At { pc, warp: warp.index, lane: Some(lane), address: None };
+    ctx.report(Kind::Assert, true, at, message, None);
+    Flow::Stop
+}
+
+/// The zero-terminated text at an address, as far as it lies in bounds.
+fn text(ctx: &mut Context<'_>, address: u64) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < 4096 {
+        let Ok((a, at)) = ctx.memory.range(address.wrapping_add(bytes.len() as u64), 1) else { break };
+        let mut byte = crate::memory::Bytes::new(1);
+        a.bytes.copy_to(at, 1, &mut byte, 0);
+        match byte.data[0] {
+            0 => break,
+            byte => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

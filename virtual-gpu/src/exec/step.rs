@@ -321,6 +321,7 @@ fn rare(
             return_from(ctx, warp, chosen)
         }
         Op::Exit => exit(ctx, warp, chosen, pc, mask, active),
+        Op::AssertFail { arguments } => super::calls::assert_failed(ctx, warp, chosen, pc, arguments, active),
         Op::Trap { breakpoint } => {
             let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
             let message = if *breakpoint { "brkpt was executed" } else { "trap was executed" };

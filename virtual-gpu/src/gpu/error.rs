@@ -22,6 +22,8 @@ pub enum Error {
     IllegalInstruction,
     /// A kernel trapped (CUDA_ERROR_LAUNCH_FAILED).
     LaunchFailed,
+    /// An `assert` in a kernel failed (CUDA_ERROR_ASSERT).
+    Assert,
     /// A kernel cannot come to an end: deadlock or the instruction limit (CUDA_ERROR_LAUNCH_TIMEOUT).
     Timeout,
     /// PTX that cannot be compiled for this device: malformed, unknown to the virtual GPU, or for another
@@ -64,6 +66,7 @@ impl std::fmt::Display for Error {
             Error::MisalignedAddress => write!(f, "misaligned address"),
             Error::IllegalInstruction => write!(f, "an illegal instruction was encountered"),
             Error::LaunchFailed => write!(f, "unspecified launch failure"),
+            Error::Assert => write!(f, "device-side assert triggered"),
             Error::Timeout => write!(f, "the launch cannot end"),
             Error::InvalidPtx(m) => write!(f, "a PTX JIT compilation failed: {m}"),
             Error::NoBinaryForGpu(m) => {

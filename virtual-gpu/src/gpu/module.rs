@@ -147,6 +147,12 @@ impl Gpu {
                     ast::Initial::Value(value) => *value,
                     ast::Initial::AddressOf(name, offset) => match symbols.get(*name) {
                         Some(address) => address.wrapping_add(*offset as u64),
+                        None if module.functions.iter().any(|f| f.name == *name) => {
+                            let why = format!(
+                                "the address of `{name}`: calls through an address are not supported"
+                            );
+                            return Err(LoadError::new(v.position, why));
+                        }
                         None => return Err(LoadError::new(v.position, format!("unknown name `{name}`"))),
                     },
                 };

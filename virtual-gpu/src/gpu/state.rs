@@ -145,6 +145,7 @@ impl State {
             let kind = self.findings.list.iter().rev().find(|f| f.fatal).map(|f| f.kind);
             let error = match kind {
                 Some(Kind::OutOfBounds | Kind::InvalidAccess) => Error::IllegalAddress,
+                Some(Kind::Assert) => Error::Assert,
                 Some(Kind::Misaligned) => Error::MisalignedAddress,
                 Some(Kind::Deadlock | Kind::TimeLimit) => Error::Timeout,
                 Some(Kind::Barrier | Kind::WarpSync | Kind::Wgmma | Kind::Mbarrier) => {

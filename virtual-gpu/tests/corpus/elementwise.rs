@@ -2,6 +2,7 @@
 
 use crate::support::{Case, random_f32, random_u64, targets};
 use half::{bf16, f16};
+use virtual_gpu::Options;
 
 const BOTH: [&str; 2] = targets::BOTH;
 
@@ -370,6 +371,25 @@ fn calls() {
     });
 
     let values: Vec<i32> = random_u64(22, 16 * 70).into_iter().map(|v| v as i32 >> 20).collect();
+    for (n, holds) in [(64, true), (40, false)] {
+        let mut case = Case::new("calls", &sm80, "asserting").grid(2).block(32);
+        let o = case.output::<i32>(64);
+        case.buffers(&[o]).value(n);
+        if holds {
+            case.check(|out| assert_eq!(out.get::<i32>(o), (0..64).map(|i| n - i).collect::<Vec<_>>()));
+            continue;
+        }
+        let findings = case.run_first(Options::default()).findings;
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        let text = finding.to_string();
+        for part in [
+            "assertion failed: assertion `i < n` failed at tests/cuda/calls.cu:46 in void asserting(int *, int) in 24 lanes",
+            "CTA (1, 0, 0), warp 0, lane 8",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
     let mut case = Case::new("calls", &sm80, "local_sort").grid(2).block(64);
     let (a, o) = (case.input(&values), case.output::<i32>(16 * 70));
     case.buffers(&[a, o]).value(70i32);

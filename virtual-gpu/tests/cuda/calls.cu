@@ -1,6 +1,8 @@
 // targets: sm_80
 // Functions that stay functions: calls, recursion, arrays in local memory.
+#include <assert.h>
 #include <stdint.h>
+#include <stdio.h>
 
 __device__ __noinline__ int fibonacci(int n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
 extern "C" __global__ void recursive(const int* n, int* out, int count) {
@@ -36,4 +38,12 @@ extern "C" __global__ void local_sort(const int* in, int* out, int n) {
         values[k] = v;
     }
     for (int j = 0; j < 16; j++) out[16 * i + j] = values[j];
+}
+
+// out[i] = n - i; every i must be below n. What it prints goes nowhere.
+extern "C" __global__ void asserting(int* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    assert(i < n);
+    if (i == 0) printf("%d of %s: %f\n", n, "them", 0.5);
+    out[i] = n - i;
 }
