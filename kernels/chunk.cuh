@@ -40,3 +40,90 @@ __device__ __forceinline__ void store_chunk(T* target, const float (&values)[kCo
         }
     }
 }
+
+// A strip: the elements of a row that `width` threads move together, kCount each. kWhole: kCount neighbours a thread, in
+// one access. Otherwise kCount elements `width` apart, so that neighbouring threads still touch neighbouring elements.
+template <bool kWhole, int kCount>
+__device__ __forceinline__ int strip_element(int thread_idx, int width, int i) {
+    return kWhole ? thread_idx * kCount + i : i * width + thread_idx;
+}
+
+// A chunk of 16 bytes as it is stored: the registers of what is only kept or under way.
+template <class T>
+struct alignas(16) Packed {
+    static constexpr int kCount = kVectorLength<T>;
+    uint32_t words[4];
+
+    __device__ __forceinline__ void unpack(float (&values)[kCount]) const {
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            if constexpr (sizeof(T) == 4) {
+                values[w] = __uint_as_float(words[w]);
+            } else {
+                values[2 * w] = to_float(T{uint16_t(words[w])});
+                values[2 * w + 1] = to_float(T{uint16_t(words[w] >> 16)});
+            }
+        }
+    }
+
+    // Rounds to T.
+    static __device__ __forceinline__ Packed pack(const float (&values)[kCount]) {
+        Packed packed;
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            if constexpr (sizeof(T) == 4) {
+                packed.words[w] = __float_as_uint(values[w]);
+            } else {
+                packed.words[w] = pack2<T>(values[2 * w], values[2 * w + 1]);
+            }
+        }
+        return packed;
+    }
+};
+
+// Reads this thread's part of the strip that begins at `strip` and whose row ends `valid` elements on; 0 beyond.
+template <bool kWhole, int kCount, class T>
+__device__ __forceinline__ void load_strip(
+    float (&values)[kCount], const T* strip, int thread_idx, int width, int valid) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = 0.0f;
+    if constexpr (kWhole) {
+        if (thread_idx * kCount < valid) load_chunk<true>(values, strip + thread_idx * kCount, valid);
+    } else {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int element = strip_element<false, kCount>(thread_idx, width, i);
+            if (element < valid) values[i] = to_float(strip[element]);
+        }
+    }
+}
+
+// The same, as it is stored.
+template <bool kWhole, class T>
+__device__ __forceinline__ Packed<T> load_packed_strip(const T* strip, int thread_idx, int width, int valid) {
+    if constexpr (kWhole) {
+        Packed<T> packed{};
+        const int element = thread_idx * kVectorLength<T>;
+        if (element < valid) packed = *reinterpret_cast<const Packed<T>*>(strip + element);
+        return packed;
+    } else {
+        float values[kVectorLength<T>];
+        load_strip<false>(values, strip, thread_idx, width, valid);
+        return Packed<T>::pack(values);
+    }
+}
+
+// Writes this thread's part of a strip, rounding to T.
+template <bool kWhole, int kCount, class T>
+__device__ __forceinline__ void store_strip(
+    T* strip, const float (&values)[kCount], int thread_idx, int width, int valid) {
+    if constexpr (kWhole) {
+        if (thread_idx * kCount < valid) store_chunk<true>(strip + thread_idx * kCount, values, valid);
+    } else {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int element = strip_element<false, kCount>(thread_idx, width, i);
+            if (element < valid) strip[element] = from_float<T>(values[i]);
+        }
+    }
+}

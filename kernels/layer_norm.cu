@@ -2,12 +2,14 @@
 //     sum[t, :] = x[t, :] + delta[t, :]                  (rounded to its type; without delta, sum is x)
 //     out[t, :] = (sum[t, :] - mean) * rsqrt(var + eps) * gamma + beta
 // x, delta, sum, out: [num_tokens, hidden_size]    gamma, beta: f32 [hidden_size]
-// One row of threads a token: a warp up to 1,024 two-byte elements, then a block. The row is read once and kept in
-// registers, so mean and variance are two passes (the second corrects the first's rounding, Chan et al. 1983), not
-// E[x^2] - E[x]^2, which cancels when |mean| >> std. What of a row is beyond a block's registers is read again.
-// Memory bound: 2 accesses an element.
+// A row of threads a token, a warp or more; a block of up to 16 warps takes token after token with gamma and beta in
+// shared memory. The row is read once and kept in registers, so mean and variance are two passes (the second corrects
+// the first's rounding, Chan et al. 1983), not E[x^2] - E[x]^2, which cancels when |mean| >> std. What of a row is
+// beyond a block's registers is read again. Memory bound: 2 accesses an element.
 // Launcher: src/kernels/layer_norm.rs
 #include "chunk.cuh"
+#include "ptx/griddep.cuh"
+#include "ptx/mbarrier.cuh"
 #include "reduce.cuh"
 
 struct LayerNormParams {
@@ -25,144 +27,241 @@ struct LayerNormParams {
     int32_t hidden_size;
     float eps;
     uint32_t whole_chunks;  // 1: rows, gamma and beta start at multiples of 16 bytes and consist of whole chunks
-    uint32_t reserved;
+    uint32_t stage_parameters;  // 1: gamma and beta fit shared memory
 };
 
-// Most threads of a block: 128 registers each hold 32 elements without spilling.
+// Most threads of a block: with 128 registers each a row of four chunks a thread stays in registers.
 constexpr int kMaxThreads = 512;
 
-// Elements of the row that a thread keeps.
-constexpr int kElementsPerThread = 32;
+// Chunks of the row that a thread keeps. Element by element there are eight addresses a chunk: no room for more.
+template <bool kWhole>
+constexpr int kKeptChunks = kWhole ? 4 : 1;
 
-// Sum over the threads of a row: blockDim.x of them, a warp or the whole block.
-__device__ __forceinline__ float row_sum(float value, float (&smem_partial)[kWarpSize]) {
-    value = warp_reduce<Sum>(value);
-    if (blockDim.x == kWarpSize) return value;
-    __syncthreads();  // the previous sum has been read
-    if (threadIdx.x % kWarpSize == 0) smem_partial[threadIdx.x / kWarpSize] = value;
-    __syncthreads();
+// Dynamic shared memory: gamma, then beta, each of hidden_size rounded up to 4.
+extern __shared__ float smem_parameters[];
+
+// Partial sums of the warps: one plane for the mean, two for the deviations, so that a barrier a sum is enough.
+struct RowSums {
+    float planes[3][kWarpSize];
+};
+
+// Sums over the threads of a row: blockDim.x of them, one warp or several.
+template <int kFirstPlane, int kNumValues>
+__device__ __forceinline__ void row_sum(float (&values)[kNumValues], RowSums& smem) {
+#pragma unroll
+    for (int v = 0; v < kNumValues; ++v) values[v] = warp_reduce<Sum>(values[v]);
+    if (blockDim.x == kWarpSize) return;
+    const int num_warps = blockDim.x / kWarpSize;
+    const int first_warp = threadIdx.y * num_warps;
     const int lane_idx = threadIdx.x % kWarpSize;
-    return warp_reduce<Sum>(lane_idx < int(blockDim.x) / kWarpSize ? smem_partial[lane_idx] : 0.0f);
-}
-
-// The chunk of `sum` at `first`: x, plus delta when there is one, rounded to T.
-template <class T, bool kWhole>
-__device__ __forceinline__ void load_sum(
-    float (&values)[kVectorLength<T>], const T* x_row, const T* delta_row, int first, const LayerNormParams& p) {
-    const int valid = p.hidden_size - first;
-    load_chunk<kWhole>(values, x_row + first, valid);
-    if (p.delta != 0) {
-        float delta[kVectorLength<T>];
-        load_chunk<kWhole>(delta, delta_row + first, valid);
 #pragma unroll
-        for (int i = 0; i < kVectorLength<T>; ++i) values[i] = to_float(from_float<T>(values[i] + delta[i]));
+    for (int v = 0; v < kNumValues; ++v) {
+        if (lane_idx == 0) smem.planes[kFirstPlane + v][first_warp + threadIdx.x / kWarpSize] = values[v];
+    }
+    ptx::bar_sync(threadIdx.y, blockDim.x);
+#pragma unroll
+    for (int v = 0; v < kNumValues; ++v) {
+        const float* partial = smem.planes[kFirstPlane + v] + first_warp;
+        values[v] = warp_reduce<Sum>(lane_idx < num_warps ? partial[lane_idx] : 0.0f);
     }
 }
 
-// Block: x threads share a row (32 to kMaxThreads), y rows a block (1 unless x is 32).
+// Gamma or beta. In shared memory the four-float groups of a chunk stand in planes, one group of every chunk each:
+// neighbouring threads read neighbouring groups.
 template <class T, bool kWhole>
-__device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
-    constexpr int kCount = kVectorLength<T>;
-    constexpr int kNumChunks = kElementsPerThread / kCount;
-    __shared__ float smem_partial[kWarpSize];
+struct Parameter {
+    static constexpr int kCount = kVectorLength<T>;
+    static constexpr int kGroups = kCount / 4;
+    const float* gmem;
+    float* smem;
+    const LayerNormParams& p;
 
-    const int64_t token_idx = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    if (token_idx >= p.num_tokens) return;  // a whole warp, or none: y > 1 only where a warp is a row
-    const T* x_row = reinterpret_cast<const T*>(p.x) + token_idx * p.x_stride;
-    const T* delta_row = reinterpret_cast<const T*>(p.delta) + token_idx * p.delta_stride;
-    T* sum_row = reinterpret_cast<T*>(p.sum) + token_idx * p.sum_stride;
-    T* out_row = reinterpret_cast<T*>(p.out) + token_idx * p.out_stride;
-    const float* gamma = reinterpret_cast<const float*>(p.gamma);
-    const float* beta = reinterpret_cast<const float*>(p.beta);
-    const int chunk_step = blockDim.x * kCount;
-    const int thread_first = threadIdx.x * kCount;
-    const int first_unkept = thread_first + kNumChunks * chunk_step;
-
-    // Read the row, add the residual, sum
-    float kept[kNumChunks][kCount];
-    float partial = 0.0f;
-#pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) {
-        const int first = thread_first + c * chunk_step;
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) kept[c][i] = 0.0f;
-        if (first < p.hidden_size) load_sum<T, kWhole>(kept[c], x_row, delta_row, first, p);
-    }
-#pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) {
-        const int first = thread_first + c * chunk_step;
-        if (p.sum != 0 && first < p.hidden_size) store_chunk<kWhole>(sum_row + first, kept[c], p.hidden_size - first);
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) partial += kept[c][i];
-    }
-    for (int first = first_unkept; first < p.hidden_size; first += chunk_step) {
-        float values[kCount];
-        load_sum<T, kWhole>(values, x_row, delta_row, first, p);
-        // delta may be overwritten by sum, so later passes read sum, which this thread wrote
-        if (p.sum != 0) store_chunk<kWhole>(sum_row + first, values, p.hidden_size - first);
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) partial += values[i];
-    }
-    const float mean = row_sum(partial, smem_partial) / p.hidden_size;
-
-    // Sum the deviations and their squares. What the deviations sum to is the rounding error of the mean
-    const auto reload = [&](float (&values)[kCount], int first) {
-        if (p.sum != 0) {
-            load_chunk<kWhole>(values, static_cast<const T*>(sum_row) + first, p.hidden_size - first);
+    __device__ __forceinline__ void stage() const {
+        const int thread_idx = threadIdx.y * blockDim.x + threadIdx.x, num_threads = blockDim.x * blockDim.y;
+        if constexpr (kWhole) {
+            const int num_chunks = p.hidden_size / kCount;
+            for (int group = thread_idx; group < num_chunks * kGroups; group += num_threads) {
+                float values[4];
+                load_vec(values, gmem + group * 4);
+                store_vec(smem + (group % kGroups * num_chunks + group / kGroups) * 4, values);
+            }
         } else {
-            load_sum<T, kWhole>(values, x_row, delta_row, first, p);
+            for (int i = thread_idx; i < p.hidden_size; i += num_threads) smem[i] = gmem[i];
         }
-    };
-    float partial_squares = 0.0f;
-    const auto add_deviations = [&](const float (&values)[kCount], int first) {
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const float deviation = first + i < p.hidden_size ? values[i] - mean : 0.0f;
-            partial += deviation;
-            partial_squares = fmaf(deviation, deviation, partial_squares);
-        }
-    };
-    partial = 0.0f;
-#pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) add_deviations(kept[c], thread_first + c * chunk_step);
-    for (int first = first_unkept; first < p.hidden_size; first += chunk_step) {
-        float values[kCount];
-        reload(values, first);
-        add_deviations(values, first);
     }
-    const float mean_error = row_sum(partial, smem_partial) / p.hidden_size;
-    const float mean_square = row_sum(partial_squares, smem_partial) / p.hidden_size;
-    const float rstd = 1.0f / sqrtf(fmaf(-mean_error, mean_error, mean_square) + p.eps);
 
-    // Normalise, scale, shift
-    const auto write = [&](const float (&values)[kCount], int first) {
+    // This thread's part of the strip that begins at element `first`.
+    __device__ __forceinline__ void load(float (&values)[kCount], int first) const {
         const int valid = p.hidden_size - first;
-        float scale[kCount], shift[kCount] = {};
-        load_chunk<kWhole>(scale, gamma + first, valid);
-        if (p.beta != 0) load_chunk<kWhole>(shift, beta + first, valid);
-        float normed[kCount];
+        if (!p.stage_parameters) {
+            load_strip<kWhole>(values, gmem + first, threadIdx.x, blockDim.x, valid);
+        } else if constexpr (kWhole) {
+            const int chunk = first / kCount + threadIdx.x, num_chunks = p.hidden_size / kCount;
+            if (chunk >= num_chunks) return;
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) normed[i] = fmaf((values[i] - mean - mean_error) * rstd, scale[i], shift[i]);
-        store_chunk<kWhole>(out_row + first, normed, valid);
-    };
+            for (int group = 0; group < kGroups; ++group) {
+                float part[4];
+                load_vec(part, smem + (group * num_chunks + chunk) * 4);
 #pragma unroll
-    for (int c = 0; c < kNumChunks; ++c) {
-        const int first = thread_first + c * chunk_step;
-        if (first < p.hidden_size) write(kept[c], first);
+                for (int i = 0; i < 4; ++i) values[group * 4 + i] = part[i];
+            }
+        } else {
+            load_strip<false>(values, smem + first, threadIdx.x, blockDim.x, valid);
+        }
     }
-    for (int first = first_unkept; first < p.hidden_size; first += chunk_step) {
-        float values[kCount];
-        reload(values, first);
-        write(values, first);
+};
+
+// Block: x threads share a row (32 to kMaxThreads, a power of two), y rows a block.
+template <class T, bool kWhole>
+__device__ __forceinline__ void layer_norm(const LayerNormParams& p, RowSums& smem_sums) {
+    constexpr int kCount = kVectorLength<T>;
+    constexpr int kNumChunks = kKeptChunks<kWhole>;
+    const int padded_size = (p.hidden_size + 3) / 4 * 4;
+    const Parameter<T, kWhole> gamma{reinterpret_cast<const float*>(p.gamma), smem_parameters, p};
+    const Parameter<T, kWhole> beta{reinterpret_cast<const float*>(p.beta), smem_parameters + padded_size, p};
+    const int strip_size = blockDim.x * kCount;
+    const int first_unkept = kNumChunks * strip_size;
+
+    const auto row = [&](uint64_t tensor, int64_t stride, int64_t token_idx) {
+        return reinterpret_cast<T*>(tensor) + token_idx * stride;
+    };
+    const auto load = [&](float(&values)[kCount], uint64_t tensor, int64_t stride, int64_t token_idx, int first) {
+        const T* strip = row(tensor, stride, token_idx) + first;
+        load_strip<kWhole>(values, strip, threadIdx.x, blockDim.x, p.hidden_size - first);
+    };
+    const auto store = [&](uint64_t tensor, int64_t stride, int64_t token_idx, const float(&values)[kCount], int first) {
+        T* strip = row(tensor, stride, token_idx) + first;
+        store_strip<kWhole>(strip, values, threadIdx.x, blockDim.x, p.hidden_size - first);
+    };
+    // x, plus delta where there is one, rounded to T
+    const auto load_sum = [&](float(&values)[kCount], int64_t token_idx, int first) {
+        load(values, p.x, p.x_stride, token_idx, first);
+        if (p.delta == 0) return;
+        float delta[kCount];
+        load(delta, p.delta, p.delta_stride, token_idx, first);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) values[i] = to_float(from_float<T>(values[i] + delta[i]));
+    };
+    Packed<T> kept[kNumChunks];
+    const auto load_kept = [&](int64_t token_idx) {
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            const int first = c * strip_size;
+            const T* strip = row(p.x, p.x_stride, token_idx) + first;
+            kept[c] = load_packed_strip<kWhole>(strip, threadIdx.x, blockDim.x, p.hidden_size - first);
+        }
+        if (p.delta == 0) return;
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            float values[kCount], delta[kCount];
+            load(delta, p.delta, p.delta_stride, token_idx, c * strip_size);
+            kept[c].unpack(values);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) values[i] += delta[i];
+            kept[c] = Packed<T>::pack(values);
+        }
+    };
+
+    // Read the first row; gamma and beta while it is under way
+    const int64_t token_step = int64_t(gridDim.x) * blockDim.y;
+    int64_t token_idx = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (token_idx < p.num_tokens) load_kept(token_idx);
+    if (p.stage_parameters) {
+        gamma.stage();
+        if (p.beta != 0) beta.stage();
+        __syncthreads();
+    }
+    while (token_idx < p.num_tokens) {
+        // Sum, and write the residual stream. It may stand where delta or x did, so later passes read it, not them
+        float sums[1] = {0.0f};
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            float values[kCount];
+            kept[c].unpack(values);
+            if (p.sum != 0) store(p.sum, p.sum_stride, token_idx, values, c * strip_size);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) sums[0] += values[i];
+        }
+        for (int first = first_unkept; first < p.hidden_size; first += strip_size) {
+            float values[kCount];
+            load_sum(values, token_idx, first);
+            if (p.sum != 0) store(p.sum, p.sum_stride, token_idx, values, first);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) sums[0] += values[i];
+        }
+        row_sum<0>(sums, smem_sums);
+        const float mean = sums[0] / p.hidden_size;
+        const auto reload = [&](float(&values)[kCount], int first) {
+            if (p.sum != 0) {
+                load(values, p.sum, p.sum_stride, token_idx, first);
+            } else {
+                load_sum(values, token_idx, first);
+            }
+        };
+
+        // Sum the deviations and their squares. What the deviations sum to is the rounding error of the mean
+        float deviations[2] = {0.0f, 0.0f};
+        const auto add_deviations = [&](const float(&values)[kCount], int first) {
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                const int element = first + strip_element<kWhole, kCount>(threadIdx.x, blockDim.x, i);
+                const float deviation = element < p.hidden_size ? values[i] - mean : 0.0f;
+                deviations[0] += deviation;
+                deviations[1] = fmaf(deviation, deviation, deviations[1]);
+            }
+        };
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            float values[kCount];
+            kept[c].unpack(values);
+            add_deviations(values, c * strip_size);
+        }
+        for (int first = first_unkept; first < p.hidden_size; first += strip_size) {
+            float values[kCount];
+            reload(values, first);
+            add_deviations(values, first);
+        }
+        row_sum<1>(deviations, smem_sums);
+        const float mean_error = deviations[0] / p.hidden_size;
+        const float variance = fmaf(-mean_error, mean_error, deviations[1] / p.hidden_size);
+        const float rstd = 1.0f / sqrtf(variance + p.eps);
+
+        // Normalise, scale, shift
+        const auto write = [&](float(&values)[kCount], int first) {
+            float scale[kCount] = {}, shift[kCount] = {};
+            gamma.load(scale, first);
+            if (p.beta != 0) beta.load(shift, first);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                values[i] = fmaf((values[i] - mean - mean_error) * rstd, scale[i], shift[i]);
+            }
+            store(p.out, p.out_stride, token_idx, values, first);
+        };
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            float values[kCount];
+            kept[c].unpack(values);
+            write(values, c * strip_size);
+        }
+        for (int first = first_unkept; first < p.hidden_size; first += strip_size) {
+            float values[kCount];
+            reload(values, first);
+            write(values, first);
+        }
+        token_idx += token_step;
+        if (token_idx < p.num_tokens) load_kept(token_idx);
     }
 }
 
 template <class T>
 __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
+    __shared__ RowSums smem_sums;
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     if (p.whole_chunks) {
-        layer_norm<T, true>(p);
+        layer_norm<T, true>(p, smem_sums);
     } else {
-        layer_norm<T, false>(p);
+        layer_norm<T, false>(p, smem_sums);
     }
 }
 

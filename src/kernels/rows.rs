@@ -18,14 +18,22 @@ pub(super) fn whole_chunks(view: &TensorView) -> bool {
         && outer.iter().zip(strides).all(|(&n, &stride)| n <= 1 || (stride * size).is_multiple_of(16))
 }
 
-/// Blocks of x threads that share a row of `row_bytes` (16 bytes a thread at a time) and y rows; one-dimensional grid.
+/// Threads that share a row of `row_bytes`, 16 bytes each at a time, as evenly as a block can: all of them busy in
+/// every round but the last, and a few short of it there.
+pub(super) fn row_threads(row_bytes: usize) -> usize {
+    let chunks = row_bytes.div_ceil(16).max(1);
+    chunks.div_ceil(chunks.div_ceil(BLOCK_THREADS))
+}
+
+/// Blocks of x threads that share a row of `row_bytes` and up to `max_rows` rows; one-dimensional grid.
 pub(super) fn rows_config(
     operation: &'static str,
     num_rows: usize,
     row_bytes: usize,
+    max_rows: usize,
 ) -> Result<LaunchConfig> {
-    let x = row_bytes.div_ceil(16).next_power_of_two().clamp(1, BLOCK_THREADS);
-    let y = BLOCK_THREADS / x;
+    let x = row_threads(row_bytes);
+    let y = (BLOCK_THREADS / x).min(max_rows);
     let mut config = LaunchConfig::linear(narrow(operation, "blocks", num_rows.div_ceil(y))?, x as u32);
     config.block[1] = y as u32;
     Ok(config)
