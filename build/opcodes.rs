@@ -6,6 +6,8 @@ pub struct Opcodes {
     pub hgmma: u32,
     pub utmaldg: u32,
     pub utmastg: u32,
+    pub acqbulk: u32,
+    pub preexit: u32,
     /// LDL and STL.
     pub local: u32,
 }
@@ -36,6 +38,8 @@ pub fn count(cubin: &[u8]) -> Option<Vec<(String, Opcodes)>> {
                 0x1f0 => opcodes.hgmma += 1,
                 0x1b4 => opcodes.utmaldg += 1,
                 0x1b5 => opcodes.utmastg += 1,
+                0x02e => opcodes.acqbulk += 1,
+                0x02d => opcodes.preexit += 1,
                 0x183 | 0x187 => opcodes.local += 1,
                 _ => {}
             }

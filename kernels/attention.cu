@@ -13,6 +13,7 @@
 #include "attention_tiles.cuh"
 #include "chunk.cuh"
 #include "online_softmax.cuh"
+#include "ptx/griddep.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
 
@@ -46,6 +47,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     using Block = AttentionBlock<T, Config::kBlockM, kBlockN, kHeadDim, Config::kThreads>;
     using KvTile = Tile<T, kBlockN, kHeadDim>;
     auto& smem = *reinterpret_cast<typename Block::Storage*>(smem_bytes);
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     Block block(p, smem);
     const int lane_idx = threadIdx.x % kWarpSize;
     const int warp_row = threadIdx.x / kWarpSize * 16;
@@ -176,6 +179,8 @@ __device__ __forceinline__ void attention_ffma(const AttentionParams& p) {
     using Block = AttentionBlock<float, Config::kBlockM, kBlockN, kHeadDim, Config::kThreads>;
     using KvTile = Tile<float, kBlockN, kHeadDim>;
     auto& smem = *reinterpret_cast<FfmaStorage<Config>*>(smem_bytes);
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     Block block(p, smem.tiles);
     const int part = threadIdx.x % 8;
     const int row = threadIdx.x / 8 * 2;  // and row + 1
@@ -287,6 +292,8 @@ __device__ __forceinline__ void attention_decode(const AttentionParams& p) {
     constexpr int kUnroll = 4;                                       // keys in flight for each lane
     __shared__ float smem_max[kDecodeWarps], smem_sum[kDecodeWarps];
     __shared__ float smem_out[kDecodeWarps][kHeadDim];
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const Problem problem(p, blockIdx.x);
     const int32_t row = blockIdx.y;
     const int32_t num_keys = problem.visible_keys(p, row);

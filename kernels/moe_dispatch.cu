@@ -9,6 +9,7 @@
 // and there are no atomics. Small inputs take one block and one launch; others count first, then place.
 // An id outside [0, num_experts) is dropped.
 // Launcher: src/kernels/moe_dispatch.rs
+#include "ptx/griddep.cuh"
 #include "reduce.cuh"
 
 struct MoeDispatchParams {
@@ -87,6 +88,8 @@ __device__ __forceinline__ void count_by_warp(const MoeDispatchParams& p) {
 
 extern "C" __global__ void __launch_bounds__(kNumThreads)
     moe_dispatch_count(const __grid_constant__ MoeDispatchParams p) {
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     count_by_warp(p);
     auto* block_counts = reinterpret_cast<int32_t*>(p.block_counts);
     for (int expert = threadIdx.x; expert < p.num_experts; expert += kNumThreads) {
@@ -149,6 +152,8 @@ __device__ __forceinline__ void exclusive_scan(int32_t* smem_offsets, int num_ex
 
 extern "C" __global__ void __launch_bounds__(kNumThreads)
     moe_dispatch_place(const __grid_constant__ MoeDispatchParams p) {
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     int32_t* smem_offsets = smem + kNumWarps * p.num_experts;
     count_by_warp(p);
     ranks_and_totals(p, smem_offsets);

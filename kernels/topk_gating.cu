@@ -11,6 +11,7 @@
 #include "chunk.cuh"
 #include "reduce.cuh"
 #include "philox.cuh"
+#include "ptx/griddep.cuh"
 
 struct RouterLogitsParams {
     uint64_t logits;
@@ -51,6 +52,8 @@ __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1
 template <class T, bool kWhole>
 __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
     static_assert(kWarpTokens * kWarpExperts == kWarpSize, "a lane ends up with one logit");
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const int lane_idx = threadIdx.x;
     const int64_t first_token = (int64_t(blockIdx.x) * blockDim.y + threadIdx.y) * kWarpTokens;
     const int first_expert = (blockIdx.y * blockDim.z + threadIdx.z) * kWarpExperts;
@@ -341,6 +344,8 @@ __device__ __forceinline__ RowSums gate(const TopkGatingParams& p, const GatingS
 template <int kLaneExperts>
 __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     __shared__ float smem_z[kGatingWarps];
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
     const int k = p.num_experts_per_token;
     const GatingStorage smem(p, warp_idx);
@@ -430,6 +435,8 @@ struct TopkGatingTotalsParams {
 extern "C" __global__ void __launch_bounds__(1024)
     topk_gating_totals(const __grid_constant__ TopkGatingTotalsParams p) {
     __shared__ float smem_partial[kWarpSize];
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
     const auto* block_counts = reinterpret_cast<const int32_t*>(p.block_counts);
     const auto* block_weights = reinterpret_cast<const float*>(p.block_weights);

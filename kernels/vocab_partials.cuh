@@ -1,5 +1,5 @@
 // What the matrix products over the vocabulary leave behind: partial results of each row over tiles of 128 ids, which
-// lm_head_reduce (lm_head.cu) merges.
+// lm_head_reduce.cu merges.
 #pragma once
 
 #include <cstdint>

@@ -68,13 +68,14 @@ pub struct Kernels {
 
 #[derive(Debug, Default)]
 struct Loaded {
-    modules: HashMap<(&'static str, bool), RawModule>,
+    modules: HashMap<(&'static str, Target), RawModule>,
     functions: HashMap<&'static str, Function>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Function {
     raw: RawFunction,
+    target: Target,
     max_dynamic_shared: u32,
 }
 
@@ -118,7 +119,10 @@ impl Kernels {
                 continue;
             }
             for kernel in module.kernels {
-                self.function(kernel.name, 0)?;
+                // Of a kernel compiled for both targets only the one that launches take
+                if self.find(kernel.name)?.0.target == module.target {
+                    self.function(kernel.name, 0)?;
+                }
             }
         }
         Ok(())
@@ -139,7 +143,8 @@ impl Kernels {
         unsafe { self.launch_args(kernel, config, &[bytemuck::bytes_of(params)], stream) }
     }
 
-    /// Launches `kernel` with the bytes of each of its parameters, in order.
+    /// Launches `kernel` with the bytes of each of its parameters, in order. Every kernel of the Hopper set waits for
+    /// the one ahead by itself, so it may start early.
     ///
     /// # Safety
     /// `args` are the kernel's parameters, and every address in them is memory the kernel may use until it ends.
@@ -151,28 +156,31 @@ impl Kernels {
         stream: RawStream,
     ) -> Result<()> {
         let function = self.function(kernel, config.dynamic_shared_bytes)?;
+        let programmatic_dependent = function.target == Target::Sm90a;
+        let config = LaunchConfig { programmatic_dependent, ..*config };
         // SAFETY: the caller vouches for the arguments and their addresses.
-        unsafe { self.device.launch(function, config, args, stream) }
+        unsafe { self.device.launch(function.raw, &config, args, stream) }
     }
 
     /// The loaded kernel, allowed to use this much dynamic shared memory.
-    fn function(&self, kernel: &str, dynamic_shared_bytes: u32) -> Result<RawFunction> {
+    fn function(&self, kernel: &str, dynamic_shared_bytes: u32) -> Result<Function> {
         let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = loaded.functions.get_key_value(kernel).map(|(name, function)| (*name, *function));
         let (name, mut function) = match known {
             Some(found) => found,
             None => {
-                let (module, name) = find(kernel)?;
-                let raw_module = match loaded.modules.get(&(module.name, module.target == Target::Sm90a)) {
+                let (module, name) = self.find(kernel)?;
+                let raw_module = match loaded.modules.get(&(module.name, module.target)) {
                     Some(&raw) => raw,
                     None => {
                         let raw = self.device.load_module(module.name, module.image())?;
-                        loaded.modules.insert((module.name, module.target == Target::Sm90a), raw);
+                        loaded.modules.insert((module.name, module.target), raw);
                         raw
                     }
                 };
                 let raw = self.device.function(raw_module, name)?;
-                (name, Function { raw, max_dynamic_shared: DEFAULT_DYNAMIC_SHARED_BYTES })
+                let max_dynamic_shared = DEFAULT_DYNAMIC_SHARED_BYTES;
+                (name, Function { raw, target: module.target, max_dynamic_shared })
             }
         };
         if dynamic_shared_bytes > function.max_dynamic_shared {
@@ -180,14 +188,22 @@ impl Kernels {
             function.max_dynamic_shared = dynamic_shared_bytes;
         }
         loaded.functions.insert(name, function);
-        Ok(function.raw)
+        Ok(function)
     }
-}
 
-/// The module that holds `kernel`. Names are unique over all modules and targets.
-fn find(kernel: &str) -> Result<(&'static CompiledModule, &'static str)> {
-    compiled::modules()?
-        .iter()
-        .find_map(|module| module.kernels.iter().find(|k| k.name == kernel).map(|k| (module, k.name)))
-        .ok_or_else(|| Error::KernelsNotBuilt(format!("there is no kernel `{kernel}` in it")))
+    /// The module that holds `kernel`. A name stands once in a target: where the Hopper set is used its build comes
+    /// first, else the portable one.
+    fn find(&self, kernel: &str) -> Result<(&'static CompiledModule, &'static str)> {
+        let order = match self.uses_sm90a() {
+            true => [Target::Sm90a, Target::Portable],
+            false => [Target::Portable, Target::Sm90a],
+        };
+        let modules = compiled::modules()?;
+        let of = |target| modules.iter().filter(move |module| module.target == target);
+        order
+            .into_iter()
+            .flat_map(of)
+            .find_map(|module| module.kernels.iter().find(|k| k.name == kernel).map(|k| (module, k.name)))
+            .ok_or_else(|| Error::KernelsNotBuilt(format!("there is no kernel `{kernel}` in it")))
+    }
 }

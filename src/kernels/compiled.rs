@@ -4,11 +4,11 @@ use crate::device::{Deflated, ModuleImage};
 use crate::error::{Error, Result};
 
 /// Which devices a kernel file was compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Compute capability 8.0 and newer.
     Portable,
-    /// Compute capability 9.0 only: wgmma and TMA.
+    /// Compute capability 9.0 only: wgmma and TMA, or portable kernels again with programmatic dependent launch.
     Sm90a,
 }
 
@@ -57,6 +57,10 @@ pub struct Opcodes {
     pub utmaldg: u32,
     /// Stores by the copy engine.
     pub utmastg: u32,
+    /// Waits for the kernels ahead: griddepcontrol.wait.
+    pub acqbulk: u32,
+    /// Leaves for the next kernel to start: griddepcontrol.launch_dependents.
+    pub preexit: u32,
     /// Loads and stores of local memory: LDL, STL.
     pub local: u32,
 }

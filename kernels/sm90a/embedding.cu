@@ -1,0 +1,2 @@
+// ../embedding.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../embedding.cu"

@@ -1,0 +1,2 @@
+// ../layer_norm.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../layer_norm.cu"

@@ -1,0 +1,2 @@
+// ../moe_combine.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../moe_combine.cu"

@@ -1,0 +1,2 @@
+// ../moe_dispatch.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../moe_dispatch.cu"

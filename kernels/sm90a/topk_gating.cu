@@ -1,0 +1,2 @@
+// ../topk_gating.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../topk_gating.cu"
