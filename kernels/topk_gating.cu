@@ -4,8 +4,8 @@
 // x: [num_tokens, hidden_size]    weight: f32 [num_experts, hidden_size]    logits: f32 [num_tokens, num_experts]
 // expert_ids, expert_weights: [num_tokens, k] in order of preference
 // A warp computes 4 x 8 logits with its lanes along hidden_size, so a logit's sum has one order whatever the launch.
-// A warp gates a token: its logits become integer keys of the same order, k rounds of an integer maximum pick the
-// experts. Counts and losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by
+// A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are read once and become
+// integer keys of the same order; k rounds of a butterfly maximum pick the experts. Counts and losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by
 // warp, by block and then in a second launch in a fixed order, without atomics.
 // Launcher: src/kernels/topk_gating.rs
 #include "chunk.cuh"
@@ -145,32 +145,69 @@ struct TopkGatingParams {
     uint32_t renormalize;
     float epsilon;
     float scale;
+    int32_t lanes_per_token;  // a power of two
+    uint32_t whole_chunks;    // 1: rows of logits start at multiples of 16 bytes
 };
 
 constexpr int kGatingWarps = 4;
+constexpr int kChunkExperts = 4;
 
 // Dynamic shared memory, for each warp in turn; the launcher asks for the sum of what is used.
 extern __shared__ uint32_t gating_smem[];
 
+// T is how many tokens a warp gates at a time.
 struct GatingStorage {
-    int32_t* chosen_ids;     // [k]
-    float* chosen_weights;   // [k]
-    float* choices;          // [num_experts], with groups
-    uint32_t* group_keys;    // [num_groups]
+    int32_t* chosen_ids;     // [T, k]
+    float* chosen_weights;   // [T, k], logits first
+    float* choices;          // [T, num_experts], with groups
+    uint32_t* group_keys;    // [T, num_groups]
     int32_t* expert_counts;  // [num_experts], with statistics
     float* expert_weights;   // [num_experts], with statistics
 
     __device__ __forceinline__ GatingStorage(const TopkGatingParams& p, int warp_idx) {
-        const int k = p.num_experts_per_token;
-        const int grouped = p.num_groups > 0 ? p.num_experts : 0;
+        const int num_tokens = kWarpSize / p.lanes_per_token;
+        const int k = num_tokens * p.num_experts_per_token;
+        const int grouped = p.num_groups > 0 ? num_tokens * p.num_experts : 0;
+        const int num_groups = num_tokens * p.num_groups;
         const int counted = p.block_counts != 0 ? p.num_experts : 0;
-        uint32_t* next = gating_smem + warp_idx * (2 * k + grouped + p.num_groups + 2 * counted);
+        uint32_t* next = gating_smem + warp_idx * (2 * k + grouped + num_groups + 2 * counted);
         chosen_ids = reinterpret_cast<int32_t*>(next);
         chosen_weights = reinterpret_cast<float*>(next += k);
         choices = reinterpret_cast<float*>(next += k);
         group_keys = next += grouped;
-        expert_counts = reinterpret_cast<int32_t*>(next += p.num_groups);
+        expert_counts = reinterpret_cast<int32_t*>(next += num_groups);
         expert_weights = reinterpret_cast<float*>(next + counted);
+    }
+};
+
+// The lanes that share a token.
+struct TokenLanes {
+    int width;
+    int lane;   // of them
+    int token;  // of the warp's
+
+    __device__ __forceinline__ explicit TokenLanes(int width)
+        : width(width), lane(threadIdx.x % width), token(threadIdx.x % kWarpSize / width) {}
+
+    template <class Op>
+    __device__ __forceinline__ float reduce(float value) const {
+        for (int offset = width / 2; offset > 0; offset /= 2) {
+            value = Op()(value, __shfl_xor_sync(kFullMask, value, offset));
+        }
+        return value;
+    }
+
+    // The index of the largest key, the lowest on ties. Each lane gives its best.
+    __device__ __forceinline__ int arg_max(uint32_t key, int index) const {
+        for (int offset = width / 2; offset > 0; offset /= 2) {
+            const uint32_t other_key = __shfl_xor_sync(kFullMask, key, offset);
+            const int other_index = __shfl_xor_sync(kFullMask, index, offset);
+            if (other_key > key || (other_key == key && other_index < index)) {
+                key = other_key;
+                index = other_index;
+            }
+        }
+        return index;
     }
 };
 
@@ -180,30 +217,31 @@ __device__ __forceinline__ uint32_t order_key(float value) {
     return max(bits & 0x80000000u ? ~bits : bits | 0x80000000u, 1u);
 }
 
-// The index of the largest key of the warp, the lowest on ties. Each lane gives its best.
-__device__ __forceinline__ int warp_arg_max(uint32_t key, int index) {
-    const uint32_t best = __reduce_max_sync(kFullMask, key);
-    return __reduce_min_sync(kFullMask, key == best ? uint32_t(index) : 0xffffffffu);
-}
-
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+// The experts of a lane: kNumChunks of four, as strips over the lanes of the token.
+template <bool kWhole>
+__device__ __forceinline__ int expert_of(const TokenLanes& lanes, int i) {
+    const int strip = i / kChunkExperts * kChunkExperts * lanes.width;
+    return strip + strip_element<kWhole, kChunkExperts>(lanes.lane, lanes.width, i % kChunkExperts);
+}
+
 // Makes experts outside the best groups impossible to choose. choices are in shared memory.
-template <int kLaneExperts>
+template <int kLaneExperts, bool kWhole>
 __device__ __forceinline__ void keep_best_groups(
-    const TopkGatingParams& p, const GatingStorage& smem, uint32_t (&keys)[kLaneExperts]) {
-    const int lane_idx = threadIdx.x % kWarpSize;
+    const TopkGatingParams& p, const GatingStorage& smem, const TokenLanes& lanes, uint32_t (&keys)[kLaneExperts]) {
     const int group_size = p.num_experts / p.num_groups;
+    uint32_t* group_keys = smem.group_keys + lanes.token * p.num_groups;
 
     // Score the groups
-    for (int group = lane_idx; group < p.num_groups; group += kWarpSize) {
-        const float* choices = smem.choices + group * group_size;
+    for (int group = lanes.lane; group < p.num_groups; group += lanes.width) {
+        const float* choices = smem.choices + lanes.token * p.num_experts + group * group_size;
         float best = choices[0], second = -INFINITY;
         for (int i = 1; i < group_size; ++i) {
             second = fmaxf(second, fminf(best, choices[i]));
             best = fmaxf(best, choices[i]);
         }
-        smem.group_keys[group] = order_key(p.group_score == kGroupMax ? best : best + second);
+        group_keys[group] = order_key(p.group_score == kGroupMax ? best : best + second);
     }
     __syncwarp();
 
@@ -211,18 +249,18 @@ __device__ __forceinline__ void keep_best_groups(
     for (int round = 0; round < p.top_groups; ++round) {
         uint32_t best_key = 0;
         int best_group = p.num_groups;
-        for (int group = lane_idx; group < p.num_groups; group += kWarpSize) {
-            if (smem.group_keys[group] > best_key) best_key = smem.group_keys[best_group = group];
+        for (int group = lanes.lane; group < p.num_groups; group += lanes.width) {
+            if (group_keys[group] > best_key) best_key = group_keys[best_group = group];
         }
-        const int chosen = warp_arg_max(best_key, best_group);
+        const int chosen = lanes.arg_max(best_key, best_group);
         // The lane that reads this key in every round: none other has to wait
-        if (chosen % kWarpSize == lane_idx) smem.group_keys[chosen] = 0;
+        if (chosen % lanes.width == lanes.lane) group_keys[chosen] = 0;
     }
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kLaneExperts; ++i) {
-        const int expert = i * kWarpSize + lane_idx;
-        if (expert < p.num_experts && smem.group_keys[expert / group_size] != 0) keys[i] = 0;
+        const int expert = expert_of<kWhole>(lanes, i);
+        if (expert < p.num_experts && group_keys[expert / group_size] != 0) keys[i] = 0;
     }
 }
 
@@ -234,123 +272,142 @@ struct RowSums {
     bool defined;   // no NaN in it
 };
 
-// Gates one token: ids and weights end up in shared memory.
-template <int kLaneExperts>
-__device__ __forceinline__ RowSums gate(const TopkGatingParams& p, const GatingStorage& smem, int64_t token_idx) {
-    const int lane_idx = threadIdx.x % kWarpSize;
+// Gates the tokens of a warp from `first_token` on, up to `last_token`: ids and weights end up in shared memory.
+template <int kLaneExperts, bool kWhole>
+__device__ __forceinline__ RowSums gate(
+    const TopkGatingParams& p, const GatingStorage& smem, const TokenLanes& lanes, int64_t first_token,
+    int64_t last_token) {
     const int k = p.num_experts_per_token;
+    const int64_t token_idx = first_token + lanes.token;
     const float* logits = reinterpret_cast<const float*>(p.logits) + token_idx * p.num_experts;
-    const auto* forced_ids = reinterpret_cast<const int32_t*>(p.forced_ids);
     const auto* bias = reinterpret_cast<const float*>(p.selection_bias);
+    int32_t* chosen_ids = smem.chosen_ids + lanes.token * k;
+    float* chosen_weights = smem.chosen_weights + lanes.token * k;
 
     // Read the row
     float values[kLaneExperts];
-    bool has_nan = false;
+#pragma unroll
+    for (int first = 0; first < kLaneExperts; first += kChunkExperts) {
+        float chunk[kChunkExperts];
+        const int strip = first * lanes.width;
+        const int valid = token_idx < last_token ? p.num_experts - strip : 0;
+        load_strip<kWhole>(chunk, logits + strip, lanes.lane, lanes.width, valid);
+#pragma unroll
+        for (int i = 0; i < kChunkExperts; ++i) values[first + i] = chunk[i];
+    }
+    float num_nan = 0.0f;
     RowSums row{-INFINITY, 0.0f, 0.0f, true};
 #pragma unroll
     for (int i = 0; i < kLaneExperts; ++i) {
-        const int expert = i * kWarpSize + lane_idx;
-        values[i] = expert < p.num_experts ? logits[expert] : -INFINITY;
-        has_nan |= isnan(values[i]);
+        if (expert_of<kWhole>(lanes, i) >= p.num_experts) values[i] = -INFINITY;
+        num_nan += isnan(values[i]) ? 1.0f : 0.0f;
         row.max = fmaxf(row.max, values[i]);
     }
-    row.max = warp_reduce<Max>(row.max);
-    row.defined = !__any_sync(kFullMask, has_nan);
-    if (!row.defined) {
-        for (int j = lane_idx; j < k; j += kWarpSize) {
-            smem.chosen_ids[j] = p.forced_ids != 0 ? forced_ids[token_idx * k + j] : j;
-            smem.chosen_weights[j] = 0.0f;
-        }
-        __syncwarp();
-        return row;
-    }
+    row.max = lanes.reduce<Max>(row.max);
+    row.defined = lanes.reduce<Sum>(num_nan) == 0.0f;
     row.shift = row.max > -INFINITY ? row.max : 0.0f;
 #pragma unroll
     for (int i = 0; i < kLaneExperts; ++i) row.exp_sum += expf(values[i] - row.shift);
-    row.exp_sum = warp_reduce<Sum>(row.exp_sum);
+    row.exp_sum = lanes.reduce<Sum>(row.exp_sum);
 
-    // Choose k experts
+    // Choose k experts, and leave their logits where the weights go
+    const auto leave_logit = [&](int j, int expert) {
+#pragma unroll
+        for (int i = 0; i < kLaneExperts; ++i) {
+            if (expert_of<kWhole>(lanes, i) == expert && expert < p.num_experts) chosen_weights[j] = values[i];
+        }
+    };
     if (p.forced_ids != 0) {
-        for (int j = lane_idx; j < k; j += kWarpSize) smem.chosen_ids[j] = forced_ids[token_idx * k + j];
+        // A forced id that is no expert gets weight 0
+        const auto* forced_ids = reinterpret_cast<const int32_t*>(p.forced_ids) + first_token * k;
+        const int num_ids = int(min(int64_t(kWarpSize / lanes.width), last_token - first_token)) * k;
+        for (int i = threadIdx.x % kWarpSize; i < kWarpSize / lanes.width * k; i += kWarpSize) {
+            smem.chosen_ids[i] = i < num_ids ? forced_ids[i] : -1;
+            smem.chosen_weights[i] = -INFINITY;
+        }
+        __syncwarp();
+        for (int j = 0; j < k; ++j) leave_logit(j, chosen_ids[j]);
     } else {
         // Scores grow with the logits, so without a bias and a sum of scores the logits decide, unrounded
         const bool by_score = p.selection_bias != 0 || (p.num_groups > 0 && p.group_score == kGroupSumOfTop2);
         uint32_t keys[kLaneExperts];
 #pragma unroll
         for (int i = 0; i < kLaneExperts; ++i) {
-            const int expert = i * kWarpSize + lane_idx;
+            const int expert = expert_of<kWhole>(lanes, i);
             float choice = values[i];
             if (by_score) {
                 if (p.score == kSigmoid) choice = sigmoid(choice);
-                if (p.score == kSoftmaxBeforeTopK) choice = row.exp_sum > 0.0f ? expf(choice - row.shift) / row.exp_sum : 0.0f;
+                if (p.score == kSoftmaxBeforeTopK) {
+                    choice = row.exp_sum > 0.0f ? expf(choice - row.shift) / row.exp_sum : 0.0f;
+                }
                 if (p.selection_bias != 0 && expert < p.num_experts) choice += bias[expert];
             }
             keys[i] = expert < p.num_experts ? order_key(choice) : 0;
-            if (p.num_groups > 0 && expert < p.num_experts) smem.choices[expert] = choice;
+            if (p.num_groups > 0 && expert < p.num_experts) {
+                smem.choices[lanes.token * p.num_experts + expert] = choice;
+            }
         }
         __syncwarp();
-        if (p.num_groups > 0) keep_best_groups(p, smem, keys);
+        if (p.num_groups > 0) keep_best_groups<kLaneExperts, kWhole>(p, smem, lanes, keys);
         for (int j = 0; j < k; ++j) {
             uint32_t best_key = 0;
             int best_expert = p.num_experts;
 #pragma unroll
             for (int i = 0; i < kLaneExperts; ++i) {
-                if (keys[i] > best_key) {
+                const int expert = expert_of<kWhole>(lanes, i);
+                if (keys[i] > best_key || (keys[i] == best_key && keys[i] != 0 && expert < best_expert)) {
                     best_key = keys[i];
-                    best_expert = i * kWarpSize + lane_idx;
+                    best_expert = expert;
                 }
             }
-            const int chosen = warp_arg_max(best_key, best_expert);
+            const int chosen = lanes.arg_max(best_key, best_expert);
 #pragma unroll
             for (int i = 0; i < kLaneExperts; ++i) {
-                if (i * kWarpSize + lane_idx == chosen) keys[i] = 0;
+                if (expert_of<kWhole>(lanes, i) == chosen) {
+                    keys[i] = 0;
+                    chosen_ids[j] = chosen;
+                    chosen_weights[j] = values[i];
+                }
             }
-            if (lane_idx == 0) smem.chosen_ids[j] = chosen;
         }
     }
     __syncwarp();
 
-    // Weigh them; each lane keeps to its own entries. A forced id that is no expert gets weight 0
-    const auto logit_of = [&](int j) {
-        const int expert = smem.chosen_ids[j];
-        return expert >= 0 && expert < p.num_experts ? logits[expert] : -INFINITY;
-    };
+    // Weigh them; each lane keeps to its own entries
     float shift = row.shift;
     if (p.score == kSoftmaxAfterTopK) {
         float max = -INFINITY;
-        for (int j = lane_idx; j < k; j += kWarpSize) max = fmaxf(max, logit_of(j));
-        max = warp_reduce<Max>(max);
+        for (int j = lanes.lane; j < k; j += lanes.width) max = fmaxf(max, chosen_weights[j]);
+        max = lanes.reduce<Max>(max);
         shift = max > -INFINITY ? max : 0.0f;
     }
     float sum = 0.0f;
-    for (int j = lane_idx; j < k; j += kWarpSize) {
-        const float logit = logit_of(j);
+    for (int j = lanes.lane; j < k; j += lanes.width) {
+        const float logit = chosen_weights[j];
         const float raw = p.score == kSigmoid ? sigmoid(logit) : expf(logit - shift);
-        smem.chosen_weights[j] = raw;
+        chosen_weights[j] = raw;
         sum += raw;
     }
-    sum = warp_reduce<Sum>(sum);
+    sum = lanes.reduce<Sum>(sum);
     const float denominator =
         p.score == kSoftmaxBeforeTopK ? row.exp_sum : p.score == kSoftmaxAfterTopK ? sum : 1.0f;
     const float total = p.renormalize ? sum / denominator + p.epsilon : 1.0f;
     const float factor = sum > 0.0f ? p.scale / (denominator * total) : 0.0f;
-    for (int j = lane_idx; j < k; j += kWarpSize) {
-        smem.chosen_weights[j] = sum > 0.0f ? smem.chosen_weights[j] * factor : 0.0f;
+    for (int j = lanes.lane; j < k; j += lanes.width) {
+        chosen_weights[j] = row.defined && sum > 0.0f ? chosen_weights[j] * factor : 0.0f;
+        if (!row.defined && p.forced_ids == 0) chosen_ids[j] = j;
     }
     __syncwarp();
     return row;
 }
 
-template <int kLaneExperts>
-__device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
-    __shared__ float smem_z[kGatingWarps];
-    ptx::griddepcontrol_launch_dependents();
-    ptx::griddepcontrol_wait();
+template <int kLaneExperts, bool kWhole>
+__device__ __forceinline__ void topk_gating(const TopkGatingParams& p, float (&smem_z)[kGatingWarps]) {
     const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
     const int k = p.num_experts_per_token;
     const GatingStorage smem(p, warp_idx);
-    auto* expert_ids = reinterpret_cast<int32_t*>(p.expert_ids);
-    auto* expert_weights = reinterpret_cast<float*>(p.expert_weights);
+    const TokenLanes lanes(p.lanes_per_token);
+    const int warp_tokens = kWarpSize / lanes.width;
     if (p.block_counts != 0) {
         for (int expert = lane_idx; expert < p.num_experts; expert += kWarpSize) {
             smem.expert_counts[expert] = 0;
@@ -358,24 +415,33 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
         }
     }
 
-    // Gate this warp's tokens; an expert occurs once in a token, so lanes never meet in the statistics
-    const int64_t first_token = int64_t(blockIdx.x) * p.tokens_per_block;
-    const int64_t last_token = min(first_token + p.tokens_per_block, p.num_tokens);
+    // Gate this warp's tokens
+    const int64_t first_of_block = int64_t(blockIdx.x) * p.tokens_per_block;
+    const int64_t last_token = min(first_of_block + p.tokens_per_block, p.num_tokens);
     float z_sum = 0.0f;
-    for (int64_t token_idx = first_token + warp_idx; token_idx < last_token; token_idx += kGatingWarps) {
+    for (int64_t first_token = first_of_block + warp_idx * warp_tokens; first_token < last_token;
+         first_token += kGatingWarps * warp_tokens) {
         __syncwarp();
-        const RowSums row = gate<kLaneExperts>(p, smem, token_idx);
-        for (int j = lane_idx; j < k; j += kWarpSize) {
-            const int32_t expert = smem.chosen_ids[j];
-            const float weight = smem.chosen_weights[j];
-            expert_ids[token_idx * k + j] = expert;
-            expert_weights[token_idx * k + j] = weight;
-            if (p.block_counts != 0 && expert >= 0 && expert < p.num_experts) {
-                smem.expert_counts[expert] += 1;
-                smem.expert_weights[expert] += weight;
-            }
+        const RowSums row = gate<kLaneExperts, kWhole>(p, smem, lanes, first_token, last_token);
+        auto* expert_ids = reinterpret_cast<int32_t*>(p.expert_ids) + first_token * k;
+        auto* expert_weights = reinterpret_cast<float*>(p.expert_weights) + first_token * k;
+        const int num_tokens = int(min(int64_t(warp_tokens), last_token - first_token));
+        for (int i = lane_idx; i < num_tokens * k; i += kWarpSize) {
+            expert_ids[i] = smem.chosen_ids[i];
+            expert_weights[i] = smem.chosen_weights[i];
         }
-        if (row.defined) {
+        if (p.block_counts == 0) continue;
+        // An expert occurs once in a token, so lanes never meet
+        for (int token = 0; token < num_tokens; ++token) {
+            for (int j = lane_idx; j < k; j += kWarpSize) {
+                const int32_t expert = smem.chosen_ids[token * k + j];
+                if (expert < 0 || expert >= p.num_experts) continue;
+                smem.expert_counts[expert] += 1;
+                smem.expert_weights[expert] += smem.chosen_weights[token * k + j];
+            }
+            __syncwarp();
+        }
+        if (row.defined && lanes.lane == 0 && lanes.token < num_tokens) {
             const float log_sum = row.shift + logf(row.exp_sum);
             z_sum = fmaf(log_sum, log_sum, z_sum);
         }
@@ -383,6 +449,7 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     if (p.block_counts == 0) return;
 
     // Add up the warps' statistics
+    z_sum = warp_reduce<Sum>(z_sum);
     if (lane_idx == 0) smem_z[warp_idx] = z_sum;
     __syncthreads();
     auto* block_counts = reinterpret_cast<int32_t*>(p.block_counts);
@@ -406,12 +473,24 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     }
 }
 
-// Up to 32, 256 and 1024 experts. Eight blocks an SM leave 64 registers a thread, which is what the first two need.
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 8)
-    topk_gating_32(const __grid_constant__ TopkGatingParams p) {
-    topk_gating<1>(p);
+template <int kLaneExperts>
+__device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
+    __shared__ float smem_z[kGatingWarps];
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
+    if (p.whole_chunks) {
+        topk_gating<kLaneExperts, true>(p, smem_z);
+    } else {
+        topk_gating<kLaneExperts, false>(p, smem_z);
+    }
 }
+
+// Up to 128, 256 and 1024 experts. Eight blocks an SM leave 64 registers a thread, five 96: what the first two need.
 extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 8)
+    topk_gating_128(const __grid_constant__ TopkGatingParams p) {
+    topk_gating<4>(p);
+}
+extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 5)
     topk_gating_256(const __grid_constant__ TopkGatingParams p) {
     topk_gating<8>(p);
 }

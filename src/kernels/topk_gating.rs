@@ -95,6 +95,8 @@ struct GatingKernelParams {
     renormalize: u32,
     epsilon: f32,
     scale: f32,
+    lanes_per_token: i32,
+    whole_chunks: u32,
 }
 
 #[repr(C)]
@@ -113,6 +115,10 @@ struct TotalsKernelParams {
 /// Experts and weights of every token: see [`TopkGatingParams`]. A second launch where counts or losses are asked for.
 /// A forced id that is no expert gets weight 0 and is not counted.
 ///
+/// Budget: 128 threads of 64 registers, 8 blocks an SM, up to 128 experts; of 96, 5 blocks, up to 256: 16 or 20 KB of
+/// logits under way an SM. 65,536 tokens of 256 experts are 16,384 blocks, 24.8 waves on 132 SMs. Bound by the copy bandwidth for few experts and small k (logits once, ids and weights once), by the
+/// k rounds of a maximum, about 40 instructions each, for many.
+///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.
 ///
@@ -121,7 +127,8 @@ struct TotalsKernelParams {
 pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawStream) -> Result<()> {
     let dims = p.check()?;
     let counted = p.counts.is_some() || p.losses.is_some();
-    let (num_blocks, tokens_per_block) = blocks(dims.num_tokens, counted);
+    let lanes = lanes_per_token(dims.num_experts);
+    let (num_blocks, tokens_per_block) = blocks(dims.num_tokens, GATING_WARPS * 32 / lanes, counted);
     let block_counts = p.scratch.pointer;
     let block_weights = block_counts + 4 * (num_blocks * dims.num_experts) as u64;
     let block_z = block_weights + 4 * (num_blocks * dims.num_experts) as u64;
@@ -153,15 +160,17 @@ pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawSt
             renormalize: p.spec.renormalize.into(),
             epsilon: p.spec.epsilon,
             scale: p.spec.scale,
+            lanes_per_token: lanes as i32,
+            whole_chunks: whole_chunks(&p.logits).into(),
         };
         let kernel = match dims.num_experts {
-            0..=32 => "topk_gating_32",
-            33..=256 => "topk_gating_256",
+            0..=128 => "topk_gating_128",
+            129..=256 => "topk_gating_256",
             _ => "topk_gating_1024",
         };
         let threads = 32 * GATING_WARPS as u32;
         let config = LaunchConfig::linear(narrow("topk_gating", "blocks", num_blocks)?, threads)
-            .with_shared(shared_bytes(&dims, p, counted));
+            .with_shared(shared_bytes(&dims, p, 32 / lanes, counted));
         // SAFETY: `GatingKernelParams` mirrors `TopkGatingParams` of the kernel file; `check` saw the shapes, and that
         // the scratch holds MAX_BLOCKS blocks; the caller vouches for the memory.
         unsafe { kernels.launch(kernel, &config, &params, stream)? };
@@ -183,20 +192,22 @@ pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawSt
     unsafe { kernels.launch("topk_gating_totals", &LaunchConfig::linear(1, 1024), &params, stream) }
 }
 
-/// Blocks and tokens of each: a token a warp, or with statistics at least four, and not more blocks than the scratch has
-/// room for.
-fn blocks(num_tokens: usize, counted: bool) -> (usize, usize) {
-    let per_block = if counted {
-        num_tokens.div_ceil(TopkGatingParams::MAX_BLOCKS).next_multiple_of(GATING_WARPS).max(4 * GATING_WARPS)
-    } else {
-        GATING_WARPS
-    };
+/// Lanes that share a token: four experts each, or a whole warp.
+fn lanes_per_token(num_experts: usize) -> usize {
+    num_experts.div_ceil(4).next_power_of_two().min(32)
+}
+
+/// Blocks and tokens of each: one round of `block_tokens`, or with statistics as many as leave not more blocks than the
+/// scratch has room for.
+fn blocks(num_tokens: usize, block_tokens: usize, counted: bool) -> (usize, usize) {
+    let least = if counted { num_tokens.div_ceil(TopkGatingParams::MAX_BLOCKS) } else { 1 };
+    let per_block = least.max(1).next_multiple_of(block_tokens);
     (num_tokens.div_ceil(per_block), per_block)
 }
 
-/// The kernel's `GatingStorage`, for every warp.
-fn shared_bytes(dims: &TopkGatingDims, p: &TopkGatingParams, counted: bool) -> u32 {
+/// The kernel's `GatingStorage`, for every warp, each of which gates `warp_tokens` at a time.
+fn shared_bytes(dims: &TopkGatingDims, p: &TopkGatingParams, warp_tokens: usize, counted: bool) -> u32 {
     let groups = p.spec.groups.map_or(0, |groups| groups.num_groups + dims.num_experts);
     let statistics = if counted { 2 * dims.num_experts } else { 0 };
-    (4 * GATING_WARPS * (2 * dims.num_experts_per_token + groups + statistics)) as u32
+    (4 * GATING_WARPS * (warp_tokens * (2 * dims.num_experts_per_token + groups) + statistics)) as u32
 }
