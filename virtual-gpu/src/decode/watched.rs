@@ -53,6 +53,7 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         | Op::Call(_)
         | Op::Return
         | Op::Exit
+        | Op::AssertFail { .. }
         | Op::Trap { .. }
         | Op::Nop
         | Op::ActiveMask { .. }
