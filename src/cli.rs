@@ -172,8 +172,12 @@ struct KernelsArgs {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// gemm, attention, layer_norm, topk_gating, moe_dispatch, moe_gemm, moe_layer, lm_head [default: all]
+    /// gemm, mlp, attention, layer_norm, embedding, router_logits, topk_gating, moe_dispatch, moe_gemm, moe_combine,
+    /// moe_layer, lm_head, forward [default: all]
     op: Option<String>,
+    /// One shape of each operation and gate
+    #[arg(long)]
+    quick: bool,
     /// Sizes in the operation's order, and after a colon what is fused: 1024x768x768:residual; again for more
     #[arg(long, value_name = "SHAPE")]
     shape: Vec<String>,
@@ -195,9 +199,12 @@ struct BenchArgs {
     /// Begin no line after this; exit code 3 where lines are left
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u64>,
-    /// Print the shapes of the tables as JSON, a line each
+    /// Print the shapes as JSON, a line each, instead of measuring them
     #[arg(long)]
     list: bool,
+    /// Measure each `OP SHAPE` of standard input, again and again if asked, and answer with a line of JSON
+    #[arg(long, conflicts_with_all = ["op", "shape", "json", "svg", "compare", "list"])]
+    serve: bool,
 }
 
 impl From<DTypeName> for DType {

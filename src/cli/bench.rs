@@ -4,9 +4,18 @@ mod attention;
 mod cases;
 mod compare;
 mod data;
+mod experts;
+mod forward;
+mod lm_head;
 mod measure;
-mod moe;
+mod norms;
+mod products;
+mod routing;
+mod rows;
+mod serve;
+mod shapes;
 mod svg;
+mod table;
 mod work;
 
 use std::io::Write;
@@ -27,6 +36,7 @@ use super::output::{Done, Failure, write_whole};
 use super::{BenchArgs, DeviceName};
 use cases::{Case, OPS};
 use measure::{Clock, L2_RESIDENT_BYTES};
+use work::Work;
 
 /// What files of measurements call their format.
 const SCHEMA: &str = "nanomoe-bench-1";
@@ -34,15 +44,17 @@ const SCHEMA: &str = "nanomoe-bench-1";
 const ALLOWED: f64 = 1.0;
 
 pub fn run(args: &BenchArgs) -> Done {
-    if args.list {
-        return list();
-    }
     if !args.compare.is_empty() {
         return compare(args);
     }
     let cases = chosen(args)?;
+    if args.list {
+        return list(&cases);
+    }
     match args.device.unwrap_or(DeviceName::Cuda) {
+        DeviceName::Cuda if args.serve => serve::measured(&open()?),
         DeviceName::Cuda => measure(args, &cases),
+        DeviceName::Virtual if args.serve => serve::checked(),
         DeviceName::Virtual => check_only(&cases),
         DeviceName::Cpu => {
             Err(Error::Usage("nanomoe bench measures kernels: --device cuda or virtual".to_owned()).into())
@@ -50,13 +62,13 @@ pub fn run(args: &BenchArgs) -> Done {
     }
 }
 
-/// Every case, one a line, as JSON: what benches/peers.py measures the peers on.
-fn list() -> Done {
+/// Cases as JSON, one a line: what benches/peers.py measures the peers on.
+fn list(cases: &[Case]) -> Done {
     let mut out = std::io::stdout().lock();
-    for case in cases::all() {
-        let row = case.row.checked_sub(1).map_or("", |row| cases::ROWS[row].what);
+    for case in cases {
         let line = json!({
-            "op": case.op, "shape": case.shape(), "variant": case.variant, "dims": case.dims, "row": case.row, "what": row,
+            "op": case.op, "shape": case.shape(), "variant": case.variant, "dims": case.dims,
+            "row": case.row.map(|row| row.what),
         });
         writeln!(out, "{line}")?;
     }
@@ -64,12 +76,12 @@ fn list() -> Done {
 }
 
 fn compare(args: &BenchArgs) -> Done {
-    let (table, missed) = compare::table(&args.compare)?;
+    let comparison = compare::Comparison::read(&args.compare)?;
     if let Some(dir) = &args.svg {
-        let (ratios, _) = compare::ratios(&args.compare)?;
-        write_drawing(dir, "bars.svg", &svg::bars(&ratios))?;
+        write_drawing(dir, "bars.svg", &svg::bars(&comparison.ratios))?;
     }
-    write!(std::io::stdout().lock(), "{table}")?;
+    let (text, missed) = table::of(&comparison)?;
+    write!(std::io::stdout().lock(), "{text}")?;
     if missed { Err(Failure::Found) } else { Ok(()) }
 }
 
@@ -95,7 +107,8 @@ fn chosen(args: &BenchArgs) -> Result<Vec<Case>> {
     if args.device == Some(DeviceName::Virtual) {
         return Ok(ops.into_iter().flat_map(cases::small).collect());
     }
-    Ok(cases::all().into_iter().filter(|case| ops.iter().any(|op| op.name == case.op)).collect())
+    let cases = if args.quick { shapes::quick() } else { shapes::all() };
+    Ok(cases.into_iter().filter(|case| ops.iter().any(|op| op.name == case.op)).collect())
 }
 
 /// The answers alone: the virtual GPU has no notion of time.
@@ -129,12 +142,12 @@ struct Bench {
     gb_per_s: f64,
 }
 
-fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
-    let started = Instant::now();
+/// The GPU with all kernels loaded and the ceilings measured.
+fn open() -> Result<Bench> {
     let device: Arc<dyn Device> = Arc::new(CudaDevice::new(0)?);
     if device.properties().name.starts_with("Virtual") {
         let reason = "it is the virtual GPU's, which has no notion of time; --device virtual checks answers";
-        return Err(Error::NoDevice(reason.to_owned()).into());
+        return Err(Error::NoDevice(reason.to_owned()));
     }
     let ops = DeviceOperations::new(device.clone())?;
     let portable = DeviceOperations::with_numerics(device, Numerics::BatchInvariant)?;
@@ -142,13 +155,19 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
     portable.kernels().load_all()?;
     let clock = Clock::new(&ops)?;
     let (tflops, gb_per_s) = (clock.gemm_ceiling(&ops)?, clock.copy_ceiling(&ops)?);
-    let bench = Bench { ops, portable, clock, tflops, gb_per_s };
+    Ok(Bench { ops, portable, clock, tflops, gb_per_s })
+}
+
+fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
+    let started = Instant::now();
+    let bench = open()?;
+    let (tflops, gb_per_s) = (bench.tflops, bench.gb_per_s);
     let mut file = match &args.json {
         Some(path) if args.resume && path.is_file() => compare::read(path)?,
         _ => json!({ "schema": SCHEMA, "source": "nanomoe", "lines": [] }),
     };
     file["machine"] = machine(&bench.ops)?;
-    file["ceilings"] = json!({ "tflops": tflops, "gb_per_s": gb_per_s });
+    file["ceilings"] = bench.ceilings();
     let mut out = std::io::stdout().lock();
     for (name, value) in file["machine"].as_object().into_iter().flatten() {
         writeln!(out, "{name}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
@@ -192,8 +211,8 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
 
 fn not_measured(case: &Case, reason: &str) -> Value {
     json!({
-        "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row, "call": "nanomoe",
-        "us": null, "reason": reason,
+        "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row.map(|row| row.what),
+        "call": "nanomoe", "us": null, "reason": reason,
     })
 }
 
@@ -219,50 +238,74 @@ fn row(case: &Case, line: &Value, width: usize) -> String {
 }
 
 impl Bench {
-    /// Checks and times one case. A wrong answer has no time.
+    fn ceilings(&self) -> Value {
+        json!({ "tflops": self.tflops, "gb_per_s": self.gb_per_s })
+    }
+
+    /// Checks and times one case, and the portable kernels on it. A wrong answer has no time.
     fn line(&self, case: &Case) -> Result<Value> {
-        let (free, _) = self.ops.memory()?;
-        let needed = work::memory(case);
-        if needed > free {
-            return Ok(not_measured(
-                case,
-                &format!("needs {needed} bytes of device memory, {free} are free"),
-            ));
-        }
+        self.check_memory(case)?;
         let mut work = work::prepare(&self.ops, case)?;
         work.launch(&self.portable)?;
         self.portable.synchronize()?;
-        let baseline_error = work.check(&self.portable)?;
-        let baseline = (baseline_error <= ALLOWED)
+        let baseline = (work.check(&self.portable)? <= ALLOWED)
             .then(|| self.clock.cold(&self.portable, work.as_mut()))
             .transpose()?
             .map(|times| times.median());
         self.portable.synchronize()?;
         // Fresh results, so that what the baseline wrote cannot pass for ours.
         drop(work);
+        let (mut work, error) = self.prepare(case)?;
+        let mut line = self.time(case, work.as_mut())?;
+        line["error"] = error.into();
+        line["baseline_us"] = baseline.into();
+        line["times_baseline"] = baseline.zip(line["us"].as_f64()).map(|(baseline, us)| baseline / us).into();
+        Ok(line)
+    }
+
+    fn check_memory(&self, case: &Case) -> Result<()> {
+        let ((free, _), needed) = (self.ops.memory()?, work::memory(case));
+        if needed > free {
+            let message = format!("needs {needed} bytes of device memory, {free} are free");
+            return Err(Error::Input(message));
+        }
+        Ok(())
+    }
+
+    /// The inputs of a case, and the error of its answer as a part of what is allowed; a wrong answer is an error.
+    fn prepare(&self, case: &Case) -> Result<(Box<dyn Work>, f64)> {
+        self.check_memory(case)?;
         let mut work = work::prepare(&self.ops, case)?;
         work.launch(&self.ops)?;
         self.ops.synchronize()?;
         let error = work.check(&self.ops)?;
         if error.is_nan() || error > ALLOWED {
-            return Ok(not_measured(
-                case,
-                &format!("the answer is wrong: error {error:.3} of what is allowed"),
-            ));
+            return Err(Error::Input(format!("the answer is wrong: error {error:.3} of what is allowed")));
         }
-        let times = self.clock.cold(&self.ops, work.as_mut())?;
+        Ok((work, error))
+    }
+
+    /// The times of a case whose answer is right.
+    fn time(&self, case: &Case, work: &mut dyn Work) -> Result<Value> {
+        let times = self.clock.cold(&self.ops, work)?;
         let (us, flops, bytes) = (times.median(), work.flops(), work.bytes());
-        let warm =
-            (bytes < L2_RESIDENT_BYTES).then(|| self.clock.warm(&self.ops, work.as_mut())).transpose()?;
-        let floor = (flops / self.tflops * 1e-6).max(bytes / self.gb_per_s * 1e-3);
+        let warm = (bytes < L2_RESIDENT_BYTES && work.can_be_captured())
+            .then(|| self.clock.warm(&self.ops, work))
+            .transpose()?;
+        let floor = floor_us(flops, bytes, self.tflops, self.gb_per_s);
         Ok(json!({
-            "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row, "call": "nanomoe",
-            "dtype": work::DTYPE.name(), "us": us, "us_low": times.quantile(0.1), "us_high": times.quantile(0.9),
-            "samples": times.count(), "warm_us": warm.map(|times| times.median()), "flops": flops, "bytes": bytes,
-            "tflops": flops / us * 1e-6, "gb_per_s": bytes / us * 1e-3, "percent_of_ceiling": 100.0 * floor / us,
-            "baseline_us": baseline, "times_baseline": baseline.map(|baseline| baseline / us), "error": error,
+            "op": case.op, "shape": case.shape(), "variant": case.variant, "row": case.row.map(|row| row.what),
+            "call": "nanomoe", "dtype": work::DTYPE.name(), "us": us, "us_low": times.quantile(0.1),
+            "us_high": times.quantile(0.9), "samples": times.count(), "warm_us": warm.map(|times| times.median()),
+            "flops": flops, "bytes": bytes, "tflops": flops / us * 1e-6, "gb_per_s": bytes / us * 1e-3,
+            "percent_of_ceiling": 100.0 * floor / us,
         }))
     }
+}
+
+/// The least time in microseconds that the ceilings allow for so many operations and bytes.
+fn floor_us(flops: f64, bytes: f64, tflops: f64, gb_per_s: f64) -> f64 {
+    (flops / tflops * 1e-6).max(bytes / gb_per_s * 1e-3)
 }
 
 /// What is measured on, and what is measured.

@@ -163,7 +163,7 @@ impl Weight {
     }
 
     /// The name in a file of this layout, without the `_orig_mod.` and `transformer.` prefixes.
-    pub(super) fn stored_name(self, layout: Layout) -> String {
+    pub fn stored_name(self, layout: Layout) -> String {
         let seed = layout == Layout::SeedGpt;
         match self {
             Weight::TokenEmbedding => "wte.weight".into(),
@@ -203,7 +203,7 @@ impl Weight {
     }
 
     /// The shape in a file of the configuration's layout.
-    pub(super) fn stored_shape(self, config: &ModelConfig) -> Vec<usize> {
+    pub fn stored_shape(self, config: &ModelConfig) -> Vec<usize> {
         let mut shape = self.shape(config);
         if self.is_stored_transposed(config.layout) {
             let rank = shape.len();

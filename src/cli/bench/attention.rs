@@ -6,7 +6,7 @@ use nanomoe::kernels::DeviceOperations;
 use nanomoe::operations::{AttentionParams, Operations};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, Work, dot, sum_error, worse};
+use super::work::{DTYPE, Work, dot, sizes, sum_error, worse};
 
 pub struct Attention {
     batch_size: usize,
@@ -23,9 +23,7 @@ pub struct Attention {
 
 impl Attention {
     pub fn new(ops: &DeviceOperations, dims: &[usize]) -> Result<Self> {
-        let &[batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim] = dims else {
-            return Err(super::work::unknown("attention"));
-        };
+        let [batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim] = sizes(dims)?;
         let queries = batch_size * seq_len * num_heads * head_dim;
         let keys = batch_size * kv_len * num_kv_heads * head_dim;
         Ok(Attention {
@@ -64,7 +62,7 @@ impl Work for Attention {
         })
     }
 
-    fn check(&self, ops: &DeviceOperations) -> Result<f64> {
+    fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
         let (d, group) = (self.head_dim, self.num_heads / self.num_kv_heads);
         let mut worst = 0.0;
         for row in sample(self.batch_size * self.seq_len * self.num_heads, 24) {

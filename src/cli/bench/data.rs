@@ -43,11 +43,16 @@ fn encode(dtype: DType, values: impl Iterator<Item = f32>) -> Vec<u8> {
     }
 }
 
+/// The bytes of `len` values of variance `scale²`.
+pub fn normals(dtype: DType, len: usize, seed: u64, scale: f32) -> Vec<u8> {
+    let mut random = Random(seed);
+    encode(dtype, (0..len).map(|_| random.normal() * scale))
+}
+
 /// `len` values of variance `scale²` on the device.
 pub fn random(ops: &DeviceOperations, dtype: DType, len: usize, seed: u64, scale: f32) -> Result<Buffer> {
-    let mut random = Random(seed);
     let block = len.min(BLOCK);
-    let bytes = encode(dtype, (0..block).map(|_| random.normal() * scale));
+    let bytes = normals(dtype, block, seed, scale);
     let mut buffer = ops.allocate(dtype, len)?;
     ops.upload(buffer.tensor_mut(&[block]), &bytes)?;
     let (pointer, size) = (buffer.tensor(&[len]).view().pointer, dtype.size());
@@ -126,13 +131,26 @@ pub fn sample(n: usize, count: usize) -> Vec<usize> {
     chosen
 }
 
+/// Token ids, some of them more than once.
+pub fn ids(len: usize, vocab_size: usize) -> Vec<i32> {
+    let mut random = Random(41);
+    (0..len).map(|_| (random.bits() % vocab_size as u64) as i32).collect()
+}
+
+/// How many different values there are.
+pub fn distinct(values: &[i32]) -> usize {
+    values.iter().collect::<std::collections::HashSet<_>>().len()
+}
+
 /// Router logits `[num_tokens, num_experts]`: the largest k are a draw without replacement by each expert's weight,
-/// which is the same for all, Zipf's 1/rank, or almost everything for expert 0.
+/// which is the same for all; Zipf's 1/rank (also where what exceeds the capacity is dropped); almost everything for
+/// expert 0; or nothing for the second half.
 pub fn router_logits(num_tokens: usize, num_experts: usize, routing: &str) -> Vec<f32> {
     let mut random = Random(77);
     let weight = |expert: usize| match routing {
-        "zipf" => -((expert + 1) as f64).ln(),
+        "zipf" | "drop1.25" | "drop2" => -((expert + 1) as f64).ln(),
         "one" if expert == 0 => 100.0,
+        "empty" if expert >= num_experts / 2 => -100.0,
         _ => 0.0,
     };
     let gumbel = |random: &mut Random| -(-random.uniform().ln()).ln();
@@ -150,23 +168,41 @@ pub fn top_k(logits: &[f32], num_experts: usize, k: usize) -> Vec<i32> {
     logits.chunks_exact(num_experts).flat_map(choose).collect()
 }
 
-/// Where assignments go, counted in the order that the operation promises: all first choices, then all second ones.
-/// (expert_offsets, row_tokens, slots)
-pub fn dispatch(ids: &[i32], num_experts: usize, k: usize) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+/// Assignments an expert takes under nanoMoE's rule; `None` where nothing is dropped.
+pub fn capacity(routing: &str, num_tokens: usize, num_experts: usize, k: usize) -> Option<usize> {
+    let factor = match routing {
+        "drop1.25" => 1.25,
+        "drop2" => 2.0,
+        _ => return None,
+    };
+    Some(nanomoe::reference::expert_capacity(num_tokens, num_experts, k, factor, 4))
+}
+
+/// Where assignments go, counted in the order that the operation promises: all first choices, then all second ones,
+/// and no more than `capacity` to an expert. (expert_offsets, row_tokens, slots)
+pub fn dispatch(
+    ids: &[i32],
+    num_experts: usize,
+    k: usize,
+    capacity: Option<usize>,
+) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+    let capacity = capacity.map_or(i32::MAX, |capacity| capacity as i32);
     let mut offsets = vec![0; num_experts + 1];
     for &id in ids {
         offsets[id as usize + 1] += 1;
     }
     for expert in 0..num_experts {
-        offsets[expert + 1] += offsets[expert];
+        offsets[expert + 1] = offsets[expert] + offsets[expert + 1].min(capacity);
     }
     let (mut next, mut slots, mut tokens) = (offsets.clone(), vec![-1; ids.len()], vec![-1; ids.len()]);
     for choice in 0..k {
         for token in 0..ids.len() / k {
-            let slot = &mut next[ids[token * k + choice] as usize];
-            slots[token * k + choice] = *slot;
-            tokens[*slot as usize] = token as i32;
-            *slot += 1;
+            let expert = ids[token * k + choice] as usize;
+            if next[expert] < offsets[expert + 1] {
+                slots[token * k + choice] = next[expert];
+                tokens[next[expert] as usize] = token as i32;
+                next[expert] += 1;
+            }
         }
     }
     (offsets, tokens, slots)

@@ -135,7 +135,7 @@ impl Clock {
 
     /// TFLOP/s of a large matrix product.
     pub fn gemm_ceiling(&self, ops: &DeviceOperations) -> Result<f64> {
-        let case = Case { op: "gemm", dims: vec![8192; 3], variant: "", row: 0 };
+        let case = Case { op: "gemm", dims: vec![8192; 3], variant: "", row: None };
         let mut work = super::work::prepare(ops, &case)?;
         Ok(work.flops() / self.cold(ops, work.as_mut())?.median() * 1e-6)
     }

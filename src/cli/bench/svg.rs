@@ -7,8 +7,28 @@ use serde_json::Value;
 use super::compare::Ratio;
 
 /// Colours of the operations, in the order in which they are met.
-const COLORS: [&str; 8] =
-    ["#1b6ca8", "#c8553d", "#2d936c", "#8e5572", "#b8860b", "#4a4e69", "#6a994e", "#e07a5f"];
+const COLORS: [&str; 7] = ["#1b6ca8", "#c8553d", "#2d936c", "#8e5572", "#b8860b", "#4a4e69", "#6a994e"];
+/// Outlines of their marks, about the origin: circle, square, triangles, diamond, hourglass, cross.
+const MARKS: [&str; 7] = [
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "M-4-4h8v8h-8z",
+    "M0-5l5 9h-10z",
+    "M0 5l5-9h-10z",
+    "M0-6l4 6l-4 6l-4-6z",
+    "M-4-5h8l-8 10h8z",
+    "M-1.5-5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
+];
+
+/// The mark of operation `index` at a point: told by its outline, and by being filled or hollow, before its colour.
+fn mark(index: usize, x: f64, y: f64, name: &str) -> String {
+    let (color, outline) = (COLORS[index % COLORS.len()], MARKS[index % MARKS.len()]);
+    let fill = if index / MARKS.len() % 2 == 0 { color } else { "white" };
+    format!(
+        "<path d=\"{outline}\" transform=\"translate({x:.1} {y:.1})\" fill=\"{fill}\" stroke=\"{color}\">\
+         <title>{}</title></path>",
+        escape(name)
+    )
+}
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
@@ -88,59 +108,47 @@ pub fn roofline(file: &Value) -> Option<String> {
             text("variant"),
             line["us"].as_f64().unwrap_or(0.0)
         );
-        let _ = writeln!(
-            svg,
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{}\"><title>{}</title></circle>",
-            x(intensity(line)),
-            y(line["tflops"].as_f64().unwrap_or(1.0)),
-            COLORS[index % COLORS.len()],
-            escape(&name)
-        );
+        let (at_x, at_y) = (x(intensity(line)), y(line["tflops"].as_f64().unwrap_or(1.0)));
+        let _ = writeln!(svg, "{}", mark(index, at_x, at_y, &name));
     }
     for (index, op) in ops.iter().enumerate() {
         let at = 70.0 + 20.0 * index as f64;
-        let _ = writeln!(
-            svg,
-            "<circle cx=\"756\" cy=\"{at}\" r=\"4\" fill=\"{}\"/>",
-            COLORS[index % COLORS.len()]
-        );
+        let _ = writeln!(svg, "{}", mark(index, 756.0, at, op));
         let _ = writeln!(svg, "<text x=\"766\" y=\"{}\">{}</text>", at + 4.0, escape(op));
     }
     (!lines.is_empty()).then(|| svg + "</svg>\n")
 }
 
-/// A bar a ratio, the peer's time over ours, with a mark where the gate is.
+/// A bar a ratio, the peer's time over ours, with a mark where the gate is; hatched where it was missed.
 pub fn bars(ratios: &[Ratio]) -> String {
     let longest = ratios.iter().map(|r| r.ratio).fold(2.0, f64::max);
-    let x = |ratio: f64| 420.0 + ratio / longest * 400.0;
+    let x = |ratio: f64| 420.0 + ratio / longest * 330.0;
     let height = 70.0 + 18.0 * ratios.len() as f64;
-    let mut svg = open(900.0, height, "Time of the peer over ours");
+    let mut svg = open(900.0, height, "Time of the peer over ours; the upright mark is the gate");
+    svg += "<defs><pattern id=\"missed\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\">\
+            <path d=\"M0 5L5 0\" stroke=\"#c8553d\" stroke-width=\"1.5\"/></pattern></defs>\n";
     let _ = writeln!(svg, "<path d=\"M{0:.1} 36V{height}\" stroke=\"#888\" stroke-dasharray=\"3\"/>", x(1.0));
     for (index, ratio) in ratios.iter().enumerate() {
         let y = 44.0 + 18.0 * index as f64;
-        let color = if ratio.verdict() == "missed" { "#c8553d" } else { "#1b6ca8" };
+        let verdict = ratio.verdict();
+        let (fill, stroke) = match verdict.gate {
+            Some(false) => ("url(#missed)", "#c8553d"),
+            _ => ("#1b6ca8", "#1b6ca8"),
+        };
         let name = format!("{}, {}", ratio.case.name(), ratio.peer);
+        let (width, beside) = (x(ratio.ratio) - 420.0, x(ratio.ratio.max(ratio.gate)) + 6.0);
         let _ =
             writeln!(svg, "<text x=\"412\" y=\"{}\" text-anchor=\"end\">{}</text>", y + 11.0, escape(&name));
         let _ = writeln!(
             svg,
-            "<rect x=\"420\" y=\"{y}\" width=\"{:.1}\" height=\"14\" fill=\"{color}\"/>",
-            x(ratio.ratio) - 420.0
+            "<rect x=\"420\" y=\"{y}\" width=\"{width:.1}\" height=\"14\" fill=\"{fill}\" stroke=\"{stroke}\"/>"
         );
         if ratio.gate > 0.0 {
-            let _ = writeln!(
-                svg,
-                "<path d=\"M{:.1} {y}v14\" stroke=\"black\" stroke-width=\"2\"/>",
-                x(ratio.gate)
-            );
+            let at = x(ratio.gate);
+            let _ = writeln!(svg, "<path d=\"M{at:.1} {y}v14\" stroke=\"black\" stroke-width=\"2\"/>");
         }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{}\">{:.2}</text>",
-            x(ratio.ratio) + 4.0,
-            y + 11.0,
-            ratio.ratio
-        );
+        let shown = format!("{:.2} {}", ratio.ratio, verdict.words());
+        let _ = writeln!(svg, "<text x=\"{beside:.1}\" y=\"{}\">{shown}</text>", y + 11.0);
     }
     svg + "</svg>\n"
 }
