@@ -93,13 +93,17 @@ impl Clock {
 
     /// Launches one at a time, nothing of them in L2 before.
     pub fn cold(&self, ops: &DeviceOperations, work: &mut dyn Work) -> Result<Times> {
+        work.measured(ops, &mut |launch| self.flushed(ops, launch))
+    }
+
+    fn flushed(&self, ops: &DeviceOperations, launch: &mut dyn FnMut() -> Result<()>) -> Result<Times> {
         let pointer = self.flush.tensor(&[self.flush.len()]).view().pointer;
         let mut value = 0u8;
         self.samples(|| {
             value = value.wrapping_add(1);
             // SAFETY: the range is the flush buffer, which lives as long as self; the stream is waited for before.
             unsafe { self.device.set(pointer, value, FLUSH_BYTES, ops.stream())? };
-            self.time(ops, || work.launch(ops))
+            self.time(ops, &mut *launch)
         })
     }
 

@@ -7,12 +7,16 @@ use nanomoe::tensor::DType;
 use nanomoe::{Error, Result};
 
 use super::cases::Case;
+use super::measure::Times;
 use super::{attention, experts, forward, lm_head, norms, products, routing};
 
 /// Storage type of matrices and activations.
 pub const DTYPE: DType = DType::BF16;
 /// Half a unit in the last place of bf16, relative: what rounding to it costs at most.
 pub const ROUNDING: f64 = 1.0 / 256.0;
+
+/// Times a launch, over and over.
+pub type Measure<'a> = dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<Times> + 'a;
 
 /// One operation on its inputs.
 pub trait Work {
@@ -28,6 +32,10 @@ pub trait Work {
     /// Whether its launches can be captured in a CUDA graph.
     fn can_be_captured(&self) -> bool {
         true
+    }
+    /// Measures it: `clock` times what it is given to launch.
+    fn measured(&mut self, ops: &DeviceOperations, clock: &mut Measure<'_>) -> Result<Times> {
+        clock(&mut || self.launch(ops))
     }
 }
 
