@@ -4,230 +4,112 @@
     python3 benches/peers.py --nanomoe target/release/nanomoe --json peers.json --ours ours.json [--op OP] [--resume]
     nanomoe bench --compare ours.json peers.json
 
-Shapes come from `nanomoe bench --list`. For every shape ours and then each peer is timed, --rounds times over; files hold
-a line a call, with the median of all rounds. Inputs are random bf16; between cold launches the L2 cache is overwritten;
+Shapes come from `nanomoe bench --list`: one of each gate first, then all that something is wanted of (--quick: only the
+first; --all: every shape). For every shape ours and then each peer is timed, --rounds times over; ours by a program
+that stays open, so that both are as warm. Files hold a line a call, with the median of all rounds, and the ceilings:
+cuBLAS on 8192x8192x8192 and a large copy. Inputs are random bf16; between cold launches the L2 cache is overwritten;
 work on less than 60 MB is also timed in a CUDA graph of twenty, its inputs in L2. A peer that this machine's PyTorch has
 not, or that fails, is written down as not measured, and why. Exit code 3: --time-limit ended it; --resume goes on.
 
---list prints the calls, and needs no PyTorch.
+--list prints the calls, and needs no PyTorch. --check makes every call once on small sizes, on a GPU or the CPU, and
+says which fail; nothing is timed.
 """
 
 import argparse
 import json
 import math
 import pathlib
+import queue
 import subprocess
 import sys
-import tempfile
+import threading
 import time
+
+from peer_calls import PEERS, Calls, calls_of
 
 SCHEMA = "nanomoe-bench-1"
 FLUSH_BYTES = 256 << 20
 GRAPH_LAUNCHES = 20
 L2_RESIDENT_BYTES = 60e6
+# In each round; samples end early where launches are long.
+SAMPLES, FEWEST_SAMPLES, ENOUGH_US = 30, 7, 0.7e6
 # Sleep between shapes, so that all of them meet a GPU equally warm.
 REST_SECONDS = 0.3
-
-# What is called for each operation: (name, call, variants it is for; None for all).
-PEERS = {
-    "gemm": [
-        ("cublas", "F.linear(x, w, b) [+ residual], preferred_blas_library('cublas')", ("", "bias", "residual")),
-        ("cublaslt", "F.linear(x, w, b) [+ residual], preferred_blas_library('cublaslt')", ("", "bias", "residual")),
-        ("max-autotune", "torch.compile(F.linear [+ residual], mode='max-autotune-no-cudagraphs')",
-         ("", "bias", "residual")),
-        ("addmm_activation", "torch._addmm_activation(b, x, w.t(), use_gelu=True)", ("gelu_tanh",)),
-        ("compile", "torch.compile(F.gelu(F.linear(x, w, b)), mode='max-autotune-no-cudagraphs')",
-         ("gelu_tanh", "gelu_erf")),
-        ("eager", "F.gelu(F.linear(x, w, b))", ("gelu_tanh", "gelu_erf")),
-    ],
-    "attention": [
-        ("cudnn", "sdpa_kernel(CUDNN_ATTENTION): F.scaled_dot_product_attention(q, k, v, is_causal=True)", None),
-        ("fa2", "sdpa_kernel(FLASH_ATTENTION): F.scaled_dot_product_attention(q, k, v, is_causal=True)", None),
-    ],
-    "layer_norm": [
-        ("compile", "torch.compile(F.layer_norm(x [+ delta]), mode='max-autotune-no-cudagraphs')", None),
-        ("eager", "F.layer_norm(x [+ delta])", None),
-    ],
-    "topk_gating": [
-        ("eager", "torch.topk(torch.softmax(logits, -1), k)", None),
-        ("compile", "torch.compile of it", None),
-    ],
-    "moe_dispatch": [("argsort", "torch.argsort(ids.flatten(), stable=True), bincount, cumsum", None)],
-    "moe_gemm": [("grouped_mm", "torch._grouped_mm(x, w, offs=offs, out_dtype=torch.bfloat16)", None)],
-    "moe_layer": [
-        ("grouped_mm", "torch.compile(softmax, topk, argsort, 2 x torch._grouped_mm, gelu, index_add_)", None),
-        ("transformers", "MixtralSparseMoeBlock, experts_implementation grouped_mm, 2/3 of the width (it is gated)",
-         ("",)),
-    ],
-    "lm_head": [
-        ("mm+argmax", "torch.mm(x, w.t()).argmax(-1)", ("argmax",)),
-        ("compile", "torch.compile(F.cross_entropy((x @ w.t()).float(), targets, reduction='none'))",
-         ("cross_entropy",)),
-    ],
-}
+# Without an answer ours is given up for this shape.
+ANSWER_SECONDS = 240
 
 
-def calls_of(case):
-    return [(name, call) for name, call, variants in PEERS.get(case["op"], ()) if variants is None
-            or case["variant"] in variants]
+class Ours:
+    """`nanomoe bench --serve`, kept open: a request a line, an answer a line."""
+
+    def __init__(self, command):
+        self.command, self.process, self.header = command, None, {}
+
+    def start(self):
+        self.process = subprocess.Popen([*self.command, "bench", "--serve"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+        self.lines = queue.Queue()
+        threading.Thread(target=self.read, args=(self.process, self.lines), daemon=True).start()
+        self.header = self.next_line()
+
+    @staticmethod
+    def read(process, lines):
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    def next_line(self):
+        try:
+            line = self.lines.get(timeout=ANSWER_SECONDS)
+        except queue.Empty:
+            self.stop()
+            raise RuntimeError(f"no answer in {ANSWER_SECONDS} s") from None
+        if line is None:
+            code = self.process.wait()
+            self.process = None
+            raise RuntimeError(f"nanomoe bench --serve ended with exit code {code}")
+        return json.loads(line)
+
+    def ask(self, request):
+        if self.process is None:
+            self.start()
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # What it ended with is read below.
+        return self.next_line()
+
+    def time(self, case):
+        """A line of ours: its time, or why it has none."""
+        shape = case["shape"] + (":" + case["variant"] if case["variant"] else "")
+        try:
+            return self.ask(f"{case['op']} {shape}")
+        except RuntimeError as error:
+            return {key: case[key] for key in ("op", "shape", "variant", "row")} | {
+                "call": "nanomoe", "us": None, "reason": str(error)}
+
+    def free(self):
+        """Gives the memory of the last case back."""
+        if self.process is not None:
+            try:
+                self.ask("")
+            except RuntimeError:
+                pass  # It is started anew for the next case.
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
-class Peers:
-    """The calls, on random data of one case."""
+class Clock:
+    """Times by CUDA events, in microseconds."""
 
-    def __init__(self):
-        import torch
-        import torch.nn.functional as F
-
-        self.torch, self.F = torch, F
+    def __init__(self, torch):
+        self.torch = torch
         self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-        torch.manual_seed(0)
-
-    def random(self, *shape, scale=1.0):
-        return (self.torch.randn(*shape, device="cuda") * scale).bfloat16()
-
-    def compiled(self, function):
-        self.torch._dynamo.reset()
-        return self.torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
-
-    def gemm(self, name, variant, m, n, k):
-        torch, F = self.torch, self.F
-        x, w = self.random(m, k), self.random(n, k, scale=k**-0.5)
-        bias = self.random(n) if variant else None
-        residual = self.random(m, n) if variant == "residual" else None
-        approximate = "tanh" if variant == "gelu_tanh" else "none"
-
-        def linear():
-            out = F.linear(x, w, bias)
-            if residual is not None:
-                out = out + residual
-            return F.gelu(out, approximate=approximate) if variant.startswith("gelu") else out
-
-        if name in ("cublas", "cublaslt"):
-            torch.backends.cuda.preferred_blas_library(name)
-        if name == "addmm_activation":
-            return lambda: torch._addmm_activation(bias, x, w.t(), use_gelu=True)
-        return self.compiled(linear) if name in ("compile", "max-autotune") else linear
-
-    def attention(self, name, _variant, batch, seq, kv, heads, kv_heads, head_dim):
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        def heads_first(length, count):
-            return self.random(batch, length, count, head_dim).transpose(1, 2)
-
-        q, k, v = heads_first(seq, heads), heads_first(kv, kv_heads), heads_first(kv, kv_heads)
-        backend = SDPBackend.CUDNN_ATTENTION if name == "cudnn" else SDPBackend.FLASH_ATTENTION
-        # A single query at the end of its cache sees every key.
-        if seq not in (1, kv):
-            raise ValueError("PyTorch's causal mask is aligned to the first key")
-
-        def attend():
-            with sdpa_kernel(backend):
-                return self.F.scaled_dot_product_attention(
-                    q, k, v, is_causal=seq > 1, enable_gqa=heads != kv_heads)
-        return attend
-
-    def layer_norm(self, name, variant, tokens, width):
-        torch, F = self.torch, self.F
-        x, gamma, beta = self.random(tokens, width), self.random(width), self.random(width)
-        delta = self.random(tokens, width) if variant == "residual" else None
-
-        def norm():
-            if delta is None:
-                return F.layer_norm(x, (width,), gamma, beta)
-            total = x + delta
-            return total, F.layer_norm(total, (width,), gamma, beta)
-        return self.compiled(norm) if name == "compile" else norm
-
-    def topk_gating(self, name, _variant, tokens, experts, k):
-        torch = self.torch
-        logits = torch.randn(tokens, experts, device="cuda")
-
-        def gate():
-            return torch.topk(torch.softmax(logits, -1), k)
-        return self.compiled(gate) if name == "compile" else gate
-
-    def ids(self, variant, tokens, experts, k):
-        torch = self.torch
-        weight = torch.zeros(experts, device="cuda")
-        if variant == "zipf":
-            weight = -torch.arange(1, experts + 1, device="cuda").float().log()
-        if variant == "one":
-            weight[0] = 100.0
-        gumbel = -torch.log(-torch.log(torch.rand(tokens, experts, device="cuda").clamp(1e-7, 1 - 1e-7)))
-        logits = weight + gumbel
-        return logits, torch.topk(logits, k).indices
-
-    def moe_dispatch(self, _name, variant, tokens, experts, k):
-        torch = self.torch
-        ids = self.ids(variant, tokens, experts, k)[1].flatten()
-
-        def dispatch():
-            order = torch.argsort(ids, stable=True)
-            return order, torch.argsort(order), torch.bincount(ids, minlength=experts).cumsum(0)
-        return dispatch
-
-    def moe_gemm(self, _name, variant, tokens, hidden, inner, experts, k):
-        torch = self.torch
-        ids = self.ids(variant, tokens, experts, k)[1].flatten()
-        offsets = torch.bincount(ids, minlength=experts).cumsum(0).to(torch.int32)
-        x, w = self.random(tokens * k, hidden), self.random(experts, inner, hidden, scale=hidden**-0.5)
-        return lambda: torch._grouped_mm(x, w.transpose(-2, -1), offs=offsets, out_dtype=torch.bfloat16)
-
-    def moe_layer(self, name, variant, tokens, hidden, inner, experts, k):
-        torch, F = self.torch, self.F
-        x = self.random(tokens, hidden)
-        if name == "transformers":
-            return self.transformers(x, hidden, inner, experts, k)
-        up = self.random(experts, inner, hidden, scale=hidden**-0.5)
-        down = self.random(experts, hidden, inner, scale=inner**-0.5)
-        logits = self.ids(variant, tokens, experts, k)[0]
-
-        def layer():
-            chosen, ids = torch.topk(logits, k)
-            weights, ids = torch.softmax(chosen, -1).flatten(), ids.flatten()
-            order = torch.argsort(ids, stable=True)
-            token = order // k
-            experts_of_rows = ids[order]
-            offsets = torch.searchsorted(experts_of_rows, torch.arange(experts, device="cuda"), right=True)
-            offsets = offsets.to(torch.int32)
-            rows = torch._grouped_mm(x[token], up.transpose(-2, -1), offs=offsets, out_dtype=torch.bfloat16)
-            rows = torch._grouped_mm(F.gelu(rows), down.transpose(-2, -1), offs=offsets, out_dtype=torch.bfloat16)
-            out = torch.zeros(tokens, hidden, device="cuda", dtype=torch.float32)
-            return out.index_add_(0, token, rows * weights[order, None]).bfloat16()
-        return self.compiled(layer)
-
-    def transformers(self, x, hidden, inner, experts, k):
-        from transformers import MixtralConfig
-        from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
-
-        torch = self.torch
-        # It multiplies three matrices, we two: at 2/3 of the width, rounded down, it has no more to do than we.
-        config = MixtralConfig(hidden_size=hidden, intermediate_size=2 * inner // 3 // 64 * 64,
-                               num_local_experts=experts, num_experts_per_tok=k)
-        # Small token counts have their own implementation there.
-        config._experts_implementation = "batched_mm" if x.shape[0] <= 64 else "grouped_mm"
-        with torch.device("cuda"):
-            block = MixtralSparseMoeBlock(config).bfloat16().eval()
-        with torch.no_grad():
-            for parameter in block.parameters():
-                parameter.normal_(0, 0.02)
-        compiled, batch = self.compiled(block), x[None]
-        return lambda: compiled(batch)
-
-    def lm_head(self, name, _variant, tokens, vocabulary, hidden):
-        torch, F = self.torch, self.F
-        x, w = self.random(tokens, hidden), self.random(vocabulary, hidden, scale=hidden**-0.5)
-        targets = torch.randint(0, vocabulary, (tokens,), device="cuda")
-        if name == "mm+argmax":
-            return lambda: torch.mm(x, w.t()).argmax(-1)
-        return self.compiled(lambda: F.cross_entropy((x @ w.t()).float(), targets, reduction="none"))
-
-    def finite(self, result):
-        parts = result if isinstance(result, (tuple, list)) else [result]
-        for part in parts:
-            if self.torch.is_tensor(part) and part.is_floating_point() and not part.isfinite().all():
-                raise ValueError("the peer's result is not finite")
 
     def events(self, work):
         start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -241,7 +123,7 @@ class Peers:
         for _ in range(3):
             one()
         times = []
-        while len(times) < 60 and (sum(times) < 1.5e6 or len(times) < 7):
+        while len(times) < SAMPLES and (sum(times) < ENOUGH_US or len(times) < FEWEST_SAMPLES):
             times.append(one())
         return times
 
@@ -264,23 +146,19 @@ class Peers:
                 work()
         return [time / GRAPH_LAUNCHES for time in self.samples(lambda: self.events(graph.replay))]
 
+    def ceilings(self):
+        """TFLOP/s of cuBLAS on 8192x8192x8192, and GB/s of a copy of 2 GiB, read plus write."""
+        torch, n = self.torch, 8192
+        a, b = (torch.randn(n, n, device="cuda").bfloat16() for _ in range(2))
+        product = quantile(self.cold(lambda: torch.mm(a, b.t())), 0.5)
+        source, target = (torch.empty(2 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
+        copy = quantile(self.cold(lambda: target.copy_(source)), 0.5)
+        return {"tflops": 2 * n**3 / product * 1e-6, "gb_per_s": 2 * (2 << 30) / copy * 1e-3}
+
 
 def quantile(times, part):
     times = sorted(times)
     return times[round((len(times) - 1) * part)]
-
-
-def ours(program, case, work_dir):
-    """One measurement of ours, in a process of its own: (its line, its whole file)."""
-    path = work_dir / "line.json"
-    path.unlink(missing_ok=True)
-    shape = case["shape"] + (":" + case["variant"] if case["variant"] else "")
-    done = subprocess.run([program, "bench", case["op"], "--shape", shape, "--json", path], capture_output=True,
-                          text=True, timeout=300)
-    if not path.is_file():
-        raise RuntimeError((done.stderr.strip() or "no file").splitlines()[-1])
-    file = json.loads(path.read_text())
-    return file["lines"][0], file
 
 
 def merged(lines):
@@ -292,10 +170,78 @@ def merged(lines):
     line["us"] = quantile([one["us"] for one in timed], 0.5)
     line["us_low"] = min(one["us_low"] for one in timed)
     line["us_high"] = max(one["us_high"] for one in timed)
+    line["samples"] = sum(one["samples"] for one in timed)
     warm = [one["warm_us"] for one in timed if one.get("warm_us")]
     line["warm_us"] = quantile(warm, 0.5) if warm else None
     line["rounds"] = len(timed)
     return line
+
+
+def said(error):
+    """An exception as a reason, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def finite(torch, result):
+    for part in result if isinstance(result, (tuple, list)) else [result]:
+        if torch.is_tensor(part) and part.is_floating_point() and not part.isfinite().all():
+            raise ValueError("the peer's result is not finite")
+
+
+class Measurement:
+    """One case: the calls of the peers, ready to run, and what was timed of them and of ours."""
+
+    def __init__(self, torch, calls, case):
+        self.torch, self.case = torch, case
+        self.works, self.lines, self.failed, self.warm_failed, self.ours = {}, {}, {}, {}, []
+        for name, _ in calls_of(case):
+            try:
+                work = getattr(calls, case["op"])(name, case["variant"], *case["dims"])
+                with torch.no_grad():
+                    finite(torch, work())
+                self.works[name], self.lines[name] = work, []
+            except Exception as error:  # Whatever a peer raises is the reason that it was not measured.
+                self.failed[name] = said(error)
+
+    def round(self, clock, ours):
+        line = ours.time(self.case)
+        self.ours.append(line)
+        small = line.get("bytes") and line["bytes"] < L2_RESIDENT_BYTES
+        for name, work in self.works.items():
+            try:
+                with self.torch.no_grad():
+                    times = clock.cold(work)
+                    warm = self.warm(clock, name, work) if small else None
+                self.lines[name].append({
+                    "us": quantile(times, 0.5), "us_low": quantile(times, 0.1), "us_high": quantile(times, 0.9),
+                    "samples": len(times), "warm_us": warm})
+            except Exception as error:
+                self.failed[name] = said(error)
+
+    def warm(self, clock, name, work):
+        """`None` for what cannot be captured, which is tried once."""
+        if name in self.warm_failed:
+            return None
+        try:
+            return quantile(clock.warm(work), 0.5)
+        except Exception as error:
+            self.warm_failed[name] = said(error)
+            self.torch.cuda.synchronize()
+            return None
+
+    def results(self):
+        """(our line, the peers' lines)"""
+        theirs = []
+        for name, call in calls_of(self.case):
+            line = {key: self.case[key] for key in ("op", "shape", "variant", "row")} | {"call": name, "exactly": call}
+            if self.lines.get(name):
+                line |= merged(self.lines[name])
+            else:
+                line |= {"us": None, "reason": self.failed.get(name, "no reason is known")}
+            if name in self.warm_failed:
+                line["not_captured"] = self.warm_failed[name]
+            theirs.append(line)
+        return merged(self.ours), theirs
 
 
 def save(path, file):
@@ -310,58 +256,56 @@ def load(path, source, resume):
     return {"schema": SCHEMA, "source": source, "lines": []}
 
 
+def smi(query):
+    try:
+        asked = subprocess.run(["nvidia-smi", "--id=0", f"--query-gpu={query}", "--format=csv,noheader"],
+                               capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
+
+
 def machine(torch):
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.max.sm,clocks.mem",
-                            "--format=csv,noheader"], capture_output=True, text=True)
     return {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(), "driver_and_clocks": asked.stdout.strip() or "unknown",
-            "unix_time": int(time.time())}
+            "cudnn": torch.backends.cudnn.version(), "driver": smi("driver_version"),
+            "clocks": smi("clocks.sm,clocks.max.sm,clocks.mem"), "unix_time": int(time.time())}
 
 
-def measure_case(peers, case, program, work_dir, rounds):
-    """Lines of ours and of the peers for one case, and the file that ours came in."""
-    torch = peers.torch
-    works, failed = {}, {}
-    for name, _ in calls_of(case):
-        try:
-            work = getattr(peers, case["op"])(name, case["variant"], *case["dims"])
-            with torch.no_grad():
-                peers.finite(work())
-            torch.cuda.synchronize()
-            works[name] = work
-        except Exception as error:  # Whatever a peer raises is the reason that it was not measured.
-            failed[name] = f"{type(error).__name__}: {error}"[:300]
-    our_lines, file, their_lines = [], None, {name: [] for name in works}
-    # What PyTorch keeps for later is given back, since ours needs memory in another process.
-    torch.cuda.empty_cache()
-    for _ in range(rounds):
-        line, file = ours(program, case, work_dir)
-        our_lines.append(line)
-        for name, work in works.items():
+def listed(command, *options):
+    output = subprocess.run([*command, "bench", "--list", *options], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in output.stdout.splitlines()]
+
+
+def chosen(args):
+    """The cases in order of worth."""
+    cases = listed(args.command, "--quick")
+    if not args.quick:
+        cases += [case for case in listed(args.command) if case not in cases]
+    return [case for case in cases if (case["row"] or args.all) and (not args.op or case["op"] in args.op)]
+
+
+def check(args, torch):
+    """Makes every call once on small sizes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    calls, failures = Calls(torch, device), 0
+    # There is no Mixtral of ours whose small sizes would be listed.
+    mixtral = {"op": "forward", "variant": "mixtral", "dims": [1, 1, 6, 2, 64, 4, 97]}
+    for case in listed(args.command, "--device", "virtual") + [mixtral]:
+        if args.op and case["op"] not in args.op:
+            continue
+        if case["op"] == "attention":
+            case["dims"][1] = case["dims"][2]  # As many queries as keys, as in the tables.
+        for name, _ in calls_of(case):
             try:
-                if case["op"] == "gemm" and name in ("cublas", "cublaslt"):
-                    torch.backends.cuda.preferred_blas_library(name)
                 with torch.no_grad():
-                    times = peers.cold(work)
-                    small = line.get("bytes") and line["bytes"] < L2_RESIDENT_BYTES
-                    warm = peers.warm(work) if small else None
-                their_lines[name].append({"us": quantile(times, 0.5), "us_low": quantile(times, 0.1),
-                                          "us_high": quantile(times, 0.9), "samples": len(times),
-                                          "warm_us": quantile(warm, 0.5) if warm else None})
+                    finite(torch, getattr(calls, case["op"])(name, case["variant"], *case["dims"])())
+                verdict = "ran"
             except Exception as error:
-                failed[name] = f"{type(error).__name__}: {error}"[:300]
-    about = {key: case[key] for key in ("op", "shape", "variant", "row")}
-    theirs = []
-    for name, call in calls_of(case):
-        line = {**about, "call": name, "exactly": call}
-        if their_lines.get(name):
-            line.update(merged(their_lines[name]))
-        else:
-            line.update({"us": None, "reason": failed.get(name, "no reason is known")})
-        if name in failed and line["us"]:
-            line["reason"] = failed[name]
-        theirs.append(line)
-    return merged(our_lines), theirs, file
+                verdict = said(error)
+                failures += 1
+            print(f"{case['op']} {case['dims']} {case['variant']}: {name}: {verdict}", flush=True)
+    print(f"{failures} failed on {device}")
+    return 1 if failures else 0
 
 
 def main():
@@ -370,11 +314,15 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("peers.json"), help="[%(default)s]")
     parser.add_argument("--ours", type=pathlib.Path, default=pathlib.Path("ours.json"), help="[%(default)s]")
     parser.add_argument("--op", action="append", help="only this operation; again for more")
-    parser.add_argument("--rounds", type=int, default=2, help="times that ours and peers take turns [%(default)s]")
+    parser.add_argument("--quick", action="store_true", help="one shape of each gate")
+    parser.add_argument("--all", action="store_true", help="shapes of which nothing is wanted as well")
+    parser.add_argument("--rounds", type=int, default=3, help="times that ours and peers take turns [%(default)s]")
     parser.add_argument("--resume", action="store_true", help="leave out what the files have")
     parser.add_argument("--time-limit", type=float, default=math.inf, metavar="SECONDS")
     parser.add_argument("--list", action="store_true", help="print the calls")
+    parser.add_argument("--check", action="store_true", help="make every call once on small sizes")
     args = parser.parse_args()
+    args.command = [args.nanomoe]
     if args.list:
         for op, peers in PEERS.items():
             for name, call, _ in peers:
@@ -385,25 +333,34 @@ def main():
         import torch
     except ImportError as error:
         sys.exit(f"error: PyTorch is needed: {error}")
+    torch.manual_seed(0)
+    if args.check:
+        return check(args, torch)
     if not torch.cuda.is_available():
         sys.exit("error: PyTorch sees no GPU")
-    listed = subprocess.run([args.nanomoe, "bench", "--list"], capture_output=True, text=True, check=True)
-    cases = [json.loads(line) for line in listed.stdout.splitlines()]
-    # Lines without a row have no peer that is asked for.
-    cases = [case for case in cases if case["row"] and (not args.op or case["op"] in args.op)]
     our_file, their_file = load(args.ours, "nanomoe", args.resume), load(args.json, "torch", args.resume)
-    their_file["machine"] = machine(torch)
     known = {(line["op"], line["shape"], line["variant"]) for line in our_file["lines"]}
-    peers = Peers()
-    with tempfile.TemporaryDirectory() as work_dir:
-        for case in cases:
+    clock, calls, ours = Clock(torch), Calls(torch), Ours(args.command)
+    their_file |= {"machine": machine(torch), "ceilings": clock.ceilings()}
+    torch.cuda.empty_cache()
+    try:
+        for case in chosen(args):
             if (case["op"], case["shape"], case["variant"]) in known:
                 continue
             if time.monotonic() - started > args.time_limit:
                 print("stopped at the time limit: run it again with --resume", file=sys.stderr)
                 return 3
-            our_line, their_lines, file = measure_case(peers, case, args.nanomoe, pathlib.Path(work_dir), args.rounds)
-            our_file.update({key: file[key] for key in ("machine", "ceilings")})
+            measurement = Measurement(torch, calls, case)
+            # What PyTorch keeps for later is given back, since ours needs memory in another process.
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            for _ in range(args.rounds):
+                measurement.round(clock, ours)
+            our_line, their_lines = measurement.results()
+            our_line["clock_after"] = smi("clocks.sm")
+            del measurement
+            ours.free()
+            our_file |= {key: ours.header[key] for key in ("machine", "ceilings") if key in ours.header}
             our_file["lines"].append(our_line)
             their_file["lines"] += their_lines
             save(args.json, their_file)
@@ -413,6 +370,8 @@ def main():
             print(f"{case['op']} {case['shape']} {case['variant']}: ours {our_line.get('us') or 'not measured'}, {times}",
                   flush=True)
             time.sleep(REST_SECONDS)
+    finally:
+        ours.stop()
     return 0
 
 
