@@ -53,5 +53,13 @@ fn main() -> std::process::ExitCode {
         topk_gating::trials(common::executors()),
         weights::trials(),
     ];
-    libtest_mimic::run(&arguments, modules.into_iter().flatten().collect()).exit_code()
+    // tools/run-on-gpu names the trials to run in a file, a line each: a filter is only one.
+    let chosen = std::env::var_os("NANOMOE_TRIALS").map(|path| {
+        let names = std::fs::read_to_string(&path).expect("NANOMOE_TRIALS names a file of trials");
+        names.lines().map(str::to_owned).collect::<std::collections::HashSet<_>>()
+    });
+    let is_chosen =
+        |trial: &libtest_mimic::Trial| chosen.as_ref().is_none_or(|names| names.contains(trial.name()));
+    let trials = modules.into_iter().flatten().filter(is_chosen).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

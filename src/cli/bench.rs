@@ -179,7 +179,7 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
         "{:width$}  {:>10}  {:>19}  {:>9}  {:>8}  {:>8}  {:>5}  {:>8}",
         "case", "us", "spread", "warm us", "TFLOP/s", "GB/s", "%", "baseline"
     )?;
-    let mut wrong = false;
+    let (mut wrong, mut is_out_of_time) = (false, false);
     for case in cases {
         let is_case = |line: &Value| {
             line["op"] == case.op && line["shape"] == case.shape().as_str() && line["variant"] == case.variant
@@ -189,8 +189,8 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
             continue;
         }
         if args.time_limit.is_some_and(|limit| started.elapsed() >= Duration::from_secs(limit)) {
-            eprintln!("stopped after {} s: run it again with --resume", started.elapsed().as_secs());
-            return Err(Failure::OutOfTime);
+            is_out_of_time = true;
+            break;
         }
         // One bad case does not take the others with it.
         let line = bench.line(case).unwrap_or_else(|error| not_measured(case, &error.to_string()));
@@ -205,6 +205,10 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
     }
     if let (Some(dir), Some(drawing)) = (&args.svg, svg::roofline(&file)) {
         write_drawing(dir, "roofline.svg", &drawing)?;
+    }
+    if is_out_of_time {
+        eprintln!("stopped after {} s: run it again with --resume", started.elapsed().as_secs());
+        return Err(Failure::OutOfTime);
     }
     if wrong { Err(Failure::Found) } else { Ok(()) }
 }

@@ -70,8 +70,7 @@ pub const MOE_DECODE: Row = Row {
 };
 /// Logits that are not written should cost no more than the bare product.
 pub const ARGMAX: Row = row("logits + argmax", &[("mm+argmax", 1.1, 0.0), ("mm", 0.0, 1.0)]);
-pub const CROSS_ENTROPY: Row =
-    row("logits + cross-entropy", &[("compile", 1.1, 1.35), ("mm", 0.0, 1.0)]);
+pub const CROSS_ENTROPY: Row = row("logits + cross-entropy", &[("compile", 1.1, 1.35), ("mm", 0.0, 1.0)]);
 pub const FORWARD: Row =
     Row { goal_us: 8800.0, ..row("GPT-2 124M forward, 16 x 1024", &[("max-autotune", 1.0, 1.25)]) };
 pub const DECODE: Row =
