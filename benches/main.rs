@@ -5,8 +5,16 @@
 
 mod attention;
 mod common;
+mod embedding;
+mod forward;
 mod gemm;
 mod layer_norm;
+mod lm_head;
+mod mlp;
+mod moe_combine;
+mod moe_dispatch;
+mod moe_gemm;
+mod topk_gating;
 
 use nanomoe::kernels::DeviceOperations;
 
@@ -20,8 +28,20 @@ fn main() {
     };
     let mut criterion = criterion::Criterion::default().configure_from_args();
     common::report_device(&ops);
-    attention::bench(&mut criterion, &ops);
-    gemm::bench(&mut criterion, &ops);
-    layer_norm::bench(&mut criterion, &ops);
+    for bench in [
+        embedding::bench,
+        layer_norm::bench,
+        gemm::bench,
+        mlp::bench,
+        attention::bench,
+        topk_gating::bench,
+        moe_dispatch::bench,
+        moe_gemm::bench,
+        moe_combine::bench,
+        lm_head::bench,
+        forward::bench,
+    ] {
+        bench(&mut criterion, &ops);
+    }
     criterion.final_summary();
 }

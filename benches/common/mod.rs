@@ -1,5 +1,7 @@
 //! What every benchmark uses: random inputs on the device, and the GPU's own clock.
 
+pub mod routing;
+
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -31,10 +33,19 @@ pub fn random(ops: &DeviceOperations, dtype: DType, len: usize, seed: u64) -> Bu
         DType::F16 => {
             (0..len).flat_map(|_| half::f16::from_f32(rng.random_range(-1f32..1.0)).to_le_bytes()).collect()
         }
-        DType::I32 => (0..len).flat_map(|_| rng.random_range(0i32..1024).to_le_bytes()).collect(),
+        DType::I32 => unreachable!("integers have a bound: `integers`"),
     };
     let mut buffer = ops.allocate(dtype, len).expect("device memory");
     ops.upload(buffer.tensor_mut(&[len]), &bytes).expect("upload");
+    buffer
+}
+
+/// A buffer of `len` integers in 0..bound.
+pub fn integers(ops: &DeviceOperations, len: usize, bound: usize, seed: u64) -> Buffer {
+    let mut rng = rand::rngs::SmallRng::seed_from_u64(seed);
+    let values: Vec<i32> = (0..len).map(|_| rng.random_range(0..bound as i32)).collect();
+    let mut buffer = ops.allocate(DType::I32, len).expect("device memory");
+    ops.upload(buffer.tensor_mut(&[len]), bytemuck::cast_slice(&values)).expect("upload");
     buffer
 }
 
