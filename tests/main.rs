@@ -14,6 +14,7 @@ mod generate;
 mod hopper;
 mod layer_norm;
 mod lm_head;
+mod measuring;
 mod mlp;
 mod model;
 mod moe_combine;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
         generate::trials(),
         layer_norm::trials(common::executors()),
         lm_head::trials(),
+        measuring::trials(),
         mlp::trials(),
         model::trials(),
         moe_combine::trials(common::executors()),
