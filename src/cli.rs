@@ -187,7 +187,7 @@ struct BenchArgs {
     /// File for everything measured, written anew after each line
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Folder for roofline.svg, or with --compare bars.svg
+    /// Folder for roofline.svg, and with --compare bars.svg
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
     /// Table of ratios from files of ours and of benches/peers.py; exit code 1 where a gate is missed

@@ -168,7 +168,10 @@ fn with(mut line: Value, key: &str, value: f64) -> Value {
 fn write(path: &Path, source: &str, ceilings: (f64, f64), lines: &[Value]) {
     let (tflops, gb_per_s) = ceilings;
     let ceilings = json!({ "tflops": tflops, "gb_per_s": gb_per_s });
-    let file = json!({ "schema": "nanomoe-bench-1", "source": source, "ceilings": ceilings, "lines": lines });
+    let file = json!({
+        "schema": "nanomoe-bench-1", "source": source, "machine": { "device": "A & B <c>" }, "ceilings": ceilings,
+        "lines": lines,
+    });
     std::fs::write(path, file.to_string()).expect("a file in a scratch folder");
 }
 
@@ -191,8 +194,8 @@ fn compare() -> Result<(), Failed> {
         line("gemm", "4096x4096x4096", "", "nanomoe", 200.0),
         // In L2, replays of a graph are compared: here 4 against 5, though cold launches say otherwise.
         with(line("layer_norm", "1024x768", "", "nanomoe", 9.0), "warm_us", 4.0),
-        with(decode, "bytes", 8e9),
-        with(gating, "warm_us", 2.5),
+        with(with(decode, "bytes", 8e9), "tflops", 0.5),
+        with(with(with(with(gating, "warm_us", 2.5), "tflops", 0.01), "flops", 7e4), "bytes", 4e4),
         forward,
         line("gemm", "5x6x7", "", "nanomoe", 10.0),
         json!({ "op": "gemm", "shape": "8192x8192x8192", "variant": "", "call": "nanomoe", "us": null, "reason": "x" }),
@@ -232,6 +235,14 @@ fn compare() -> Result<(), Failed> {
     let bars = std::fs::read_to_string(scratch.0.join("bars.svg"))?;
     assert_eq!(well_formed(&bars)?.iter().filter(|tag| *tag == "rect").count(), 1 + 3, "{bars}");
     assert!(bars.contains("0.95 gate met") && !bars.contains("url(#missed)"), "{bars}");
+
+    // A mark a line and one in the legend, of another outline for each operation.
+    let roofline = std::fs::read_to_string(scratch.0.join("roofline.svg"))?;
+    well_formed(&roofline)?;
+    let marks: Vec<&str> = roofline.lines().filter(|line| line.contains("<title>")).collect();
+    assert_eq!(marks.len(), 2 + 2, "{roofline}");
+    let outlines: BTreeSet<&str> = marks.iter().filter_map(|mark| mark.split('"').nth(1)).collect();
+    assert_eq!(outlines.len(), 2, "{roofline}");
 
     // A gate that is missed is the exit code; times that overlap are marked.
     write(&theirs, "torch", (800.0, 5000.0), &their_lines(180.0));

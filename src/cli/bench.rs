@@ -79,6 +79,12 @@ fn compare(args: &BenchArgs) -> Done {
     let comparison = compare::Comparison::read(&args.compare)?;
     if let Some(dir) = &args.svg {
         write_drawing(dir, "bars.svg", &svg::bars(&comparison.ratios))?;
+        for path in &args.compare {
+            let file = compare::read(path)?;
+            if let Some(drawing) = svg::roofline(&file).filter(|_| file["source"] == "nanomoe") {
+                write_drawing(dir, "roofline.svg", &drawing)?;
+            }
+        }
     }
     let (text, missed) = table::of(&comparison)?;
     write!(std::io::stdout().lock(), "{text}")?;
