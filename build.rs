@@ -84,7 +84,26 @@ fn build() -> Result<(), String> {
             )
         }
     };
-    write_if_changed(&out.join("compiled_kernels.rs"), table.as_bytes())
+    write_if_changed(&out.join("compiled_kernels.rs"), table.as_bytes())?;
+    write_if_changed(&out.join("embedded_model.rs"), embedded_model(&manifest).as_bytes())
+}
+
+/// The files of `model/` for `src/embedded.rs`, with feature `embedded-model` and where they are: a published package
+/// is too small for them.
+fn embedded_model(manifest: &Path) -> String {
+    const NAMES: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+    let folder = manifest.join("model");
+    let mut files = String::new();
+    let mut why_none = "feature embedded-model is off";
+    if std::env::var_os("CARGO_FEATURE_EMBEDDED_MODEL").is_some() {
+        println!("cargo::rerun-if-changed=model");
+        why_none = "model/ was not there when it was built";
+        if NAMES.iter().all(|name| folder.join(name).is_file()) {
+            files =
+                NAMES.map(|name| format!("({name:?}, include_bytes!({:?})), ", folder.join(name))).concat();
+        }
+    }
+    format!("static FILES: &[(&str, &[u8])] = &[{files}];\nstatic WHY_NONE: &str = {why_none:?};\n")
 }
 
 fn env(name: &str) -> String {

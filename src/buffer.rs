@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::device::Device;
+use crate::error::{Error, Result};
 use crate::tensor::{DType, Place, Tensor, TensorMut, TensorView};
 
 /// An owned, typed piece of memory. What is in it is reached through [`Tensor`]s.
@@ -36,16 +37,20 @@ impl Drop for DeviceMemory {
 
 impl Buffer {
     /// Zeroed host memory for `len` elements.
-    pub fn host(dtype: DType, len: usize) -> Self {
-        Buffer { storage: Storage::Host(vec![0; (len * dtype.size()).div_ceil(16)]), dtype, len }
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when this process cannot have it.
+    pub fn host(dtype: DType, len: usize) -> Result<Self> {
+        let words = zeroed(len.saturating_mul(dtype.size()).div_ceil(16))?;
+        Ok(Buffer { storage: Storage::Host(words), dtype, len })
     }
 
     /// Device memory for `len` elements; its contents are undefined.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] and whatever the driver says.
-    pub fn device(device: &Arc<dyn Device>, dtype: DType, len: usize) -> crate::Result<Self> {
-        let pointer = device.allocate((len * dtype.size()) as u64)?;
+    /// [`Error::OutOfMemory`] and whatever the driver says.
+    pub fn device(device: &Arc<dyn Device>, dtype: DType, len: usize) -> Result<Self> {
+        let pointer = device.allocate(len.saturating_mul(dtype.size()) as u64)?;
         let memory = DeviceMemory { device: device.clone(), pointer };
         Ok(Buffer { storage: Storage::Device(memory), dtype, len })
     }
@@ -102,4 +107,40 @@ impl Buffer {
         };
         TensorView::dense(pointer, self.dtype, shape)
     }
+}
+
+/// `len` zeros in host memory.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] when this process cannot have it, where `vec!` would end the program.
+pub(crate) fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
+    // Below this a question to the system costs more than the memory.
+    const WORTH_ASKING: u64 = 16 << 20;
+    let wanted = len.saturating_mul(size_of::<T>()) as u64;
+    let refusal = |(free, total)| Error::OutOfMemory { wanted, free, total };
+    // Linux promises more memory than it has, and ends a program that takes it at its word.
+    if let Some((free, total)) = (wanted > WORTH_ASKING).then(host_memory).flatten()
+        && wanted > free
+    {
+        return Err(refusal((free, total)));
+    }
+    bytemuck::try_zeroed_vec(len).map_err(|()| refusal(host_memory().unwrap_or_default()))
+}
+
+/// Bytes this process may still take, and all bytes of the machine or of the process's limit; `None` where Linux's
+/// files do not say.
+pub(crate) fn host_memory() -> Option<(u64, u64)> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let number = |text: &str| text.split_whitespace().next()?.parse::<u64>().ok();
+    let meminfo = read("/proc/meminfo")?;
+    let kib = |name: &str| meminfo.lines().find_map(|line| number(line.strip_prefix(name)?));
+    let (free, total) = (kib("MemAvailable:")? << 10, kib("MemTotal:")? << 10);
+    let limits = read("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| number(line.strip_prefix("Max address space")?));
+    let status = read("/proc/self/status").unwrap_or_default();
+    let taken = status.lines().find_map(|line| number(line.strip_prefix("VmSize:")?)).map(|kib| kib << 10);
+    Some(match (limit, taken) {
+        (Some(limit), Some(taken)) => (free.min(limit.saturating_sub(taken)), total.min(limit)),
+        _ => (free, total),
+    })
 }

@@ -14,11 +14,13 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nanomoe::model::MoeMode;
 use nanomoe::tensor::DType;
 
-use output::Failure;
+use nanomoe::error::printable;
+use output::{Failure, tell};
 
 /// The forward pass of GPT and Mixture-of-Experts language models.
 #[derive(Parser)]
@@ -93,19 +95,19 @@ struct GenerateArgs {
     /// The beginning [default: the end-of-text token alone]
     prompt: Option<String>,
     /// Most tokens to add
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, allow_negative_numbers = true)]
     max_tokens: usize,
     /// Divides the logits; 0 always takes the most likely token
-    #[arg(long, value_name = "F", default_value_t = 0.8)]
+    #[arg(long, value_name = "F", default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f32,
     /// Choose among the N most likely tokens only; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, allow_negative_numbers = true)]
     top_k: usize,
     /// Choose among the fewest tokens that have this probability together
-    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    #[arg(long, value_name = "F", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
     /// The same seed gives the same text
-    #[arg(long, value_name = "N", default_value_t = 1337)]
+    #[arg(long, value_name = "N", default_value_t = 1337, allow_negative_numbers = true)]
     seed: u64,
     #[command(flatten)]
     model: ModelArgs,
@@ -228,7 +230,11 @@ impl From<MoeName> for MoeMode {
 
 /// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly, 3 out of the time allowed.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return explain(&error),
+    };
+    let done = match command {
         Command::Generate(args) => generate::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Loss(args) => loss::run(&args),
@@ -243,8 +249,37 @@ pub fn main() -> ExitCode {
         Err(Failure::Found) => ExitCode::FAILURE,
         Err(Failure::OutOfTime) => ExitCode::from(3),
         Err(Failure::Error(error)) => {
-            eprintln!("error: {error}");
+            tell(format_args!("error: {}", printable(&error.to_string())));
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Help and the version where they were asked for; what is wrong with the command line, in one line.
+fn explain(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    match error.kind() {
+        // clap's help has colours in a terminal; nobody may be reading it.
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+        }
+        _ => {
+            tell(printable(&one_line(&error.to_string())));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The sentences of clap's message, without its usage and its pointer to help.
+fn one_line(message: &str) -> String {
+    let paragraphs = message.split("\n\n").map(|paragraph| {
+        paragraph.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    });
+    let said = paragraphs.filter(|paragraph| {
+        !paragraph.is_empty()
+            && !paragraph.starts_with("Usage:")
+            && !paragraph.starts_with("For more information")
+    });
+    said.collect::<Vec<_>>().join("; ")
 }

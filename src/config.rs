@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::operations::Activation;
+use crate::operations::{Activation, MAX_EXPERTS, MAX_HEAD_DIM};
 
 /// The family whose tensor names and matrix orientation a checkpoint uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ pub struct ModelConfig {
     pub block_size: usize,
     /// Transformer blocks.
     pub num_layers: usize,
-    /// Attention heads; `hidden_size / num_heads` is the head's width.
+    /// Attention heads; `hidden_size / num_heads` is the head's width, at most 256.
     pub num_heads: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -87,7 +87,7 @@ pub struct ModelConfig {
 /// What a Mixture-of-Experts model adds. `1 <= num_experts_per_token <= num_experts`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MoeConfig {
-    /// Experts of a layer (E), at least 2.
+    /// Experts of a layer (E), 2 to 1024.
     pub num_experts: usize,
     /// Experts a token is sent to (k).
     pub num_experts_per_token: usize,
@@ -111,13 +111,13 @@ pub struct MoeConfig {
 
 impl MoeConfig {
     /// Slots of one expert when `num_tokens` tokens (batch times sequence) are routed together, as nanoMoE counts
-    /// them: `floor(k · f · num_tokens / E)`, rounded up to even, at least `min_capacity`, and at least 1 (where the
-    /// original stops with an assertion).
+    /// them: `floor(k · f · num_tokens / E)`, rounded up to even, at least `min_capacity`, at least 1 (where the
+    /// original stops with an assertion) and at most [`MAX_SIZE`].
     pub fn capacity(&self, num_tokens: usize) -> usize {
         // The same operations in the same order as the original, so that rounding cannot differ.
         let share = self.num_experts_per_token as f64 * self.eval_capacity * num_tokens as f64;
         let slots = (share / self.num_experts as f64).floor() as usize;
-        slots.saturating_add(slots % 2).max(self.min_capacity).max(1)
+        slots.saturating_add(slots % 2).max(self.min_capacity).clamp(1, MAX_SIZE)
     }
 
     /// Whether no assignment can be dropped in `capacity` mode, whatever the number of tokens.
@@ -194,6 +194,12 @@ impl Fields<'_> {
         if hidden_size % num_heads != 0 {
             return fail(format!("hidden size {hidden_size} is not a multiple of the {num_heads} heads"));
         }
+        let head_dim = hidden_size / num_heads;
+        if head_dim > MAX_HEAD_DIM {
+            return fail(format!(
+                "hidden size {hidden_size} over {num_heads} heads is {head_dim} a head, expected at most {MAX_HEAD_DIM}"
+            ));
+        }
         self.refuse("scale_attn_weights", false)?;
         self.refuse("scale_attn_by_inverse_layer_idx", true)?;
         self.refuse("add_cross_attention", true)?;
@@ -228,6 +234,9 @@ impl Fields<'_> {
         let num_experts = self.optional_size(&["n_exp", "num_experts"], 1)?.unwrap_or(1);
         if num_experts == 1 {
             return Ok(None);
+        }
+        if num_experts > MAX_EXPERTS {
+            return fail(format!("n_exp is {num_experts}, expected at most {MAX_EXPERTS}"));
         }
         if layout != Layout::NanoMoe {
             return fail(format!("n_exp is {num_experts}, but {} has no experts", layout.name()));

@@ -1,5 +1,6 @@
 //! One error type for the whole crate. Every variant says what was wanted and what was got.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// What can go wrong, from a wrong argument to a device that is out of memory.
@@ -42,8 +43,8 @@ pub enum Error {
     /// Text that cannot be turned into ids or back.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// No NVIDIA driver on this machine.
-    #[error("no NVIDIA driver: libcuda.so.1 could not be loaded ({0}); use --device cpu or --device virtual")]
+    /// No NVIDIA driver on this machine, or what goes by its name is none: says which.
+    #[error("no NVIDIA driver can be used ({0}); use --device cpu or --device virtual")]
     NoDriver(String),
     /// A driver that finds no usable device.
     #[error("the NVIDIA driver answers, but gives no device: {0}")]
@@ -64,6 +65,9 @@ pub enum Error {
     /// This build has no kernels: nvcc was not found when it was compiled.
     #[error("this build has no GPU kernels ({0}); build again with nvcc, or use --device cpu")]
     KernelsNotBuilt(String),
+    /// This program has no model inside.
+    #[error("no model is built into this program: {0}")]
+    NoEmbeddedModel(String),
     /// The device cannot run any of the machine code or PTX in this build.
     #[error("no kernel of this build runs on {device} (compute capability {capability}); built for {built}")]
     NoCodeForDevice {
@@ -74,7 +78,7 @@ pub enum Error {
         /// The targets in this build.
         built: String,
     },
-    /// Not enough device memory.
+    /// Not enough memory of the device, which for the CPU is this process's.
     #[error("out of device memory: {wanted} bytes wanted, {free} of {total} free")]
     OutOfMemory {
         /// Bytes asked for.
@@ -98,9 +102,10 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A [`Error::File`] naming `path`.
+    /// A [`Error::File`] naming `path`; names out of the file are made [`printable`].
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Error::File { path: path.into(), message: message.into() }
+        let message = message.into();
+        Error::File { path: path.into(), message: printable(&message).into_owned() }
     }
 
     /// A [`Error::Io`] naming `path`.
@@ -115,4 +120,13 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+/// The text in one line and without power over a terminal: control characters are written out.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
 }

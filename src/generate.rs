@@ -48,7 +48,8 @@ impl Default for GenerateOptions {
 pub enum Event {
     /// An id was generated.
     Token(u32),
-    /// The sequence has outgrown the position table: from now on only the last `block_size` ids are seen. Said once.
+    /// The sequence has outgrown the position table: from now on only the last `block_size` ids are seen, and every
+    /// step computes all of them. Said once.
     Cropped {
         /// The longest sequence.
         block_size: usize,
@@ -248,13 +249,7 @@ impl<'a> Session<'a> {
             Ok(output) => output,
             Err(error) => return error,
         };
-        let not_finite = |values: &[f32]| values.iter().any(|value| !value.is_finite());
-        let place = match output.hidden_states.iter().position(|state| not_finite(state)) {
-            Some(0) => "the embedding".to_string(),
-            Some(state) => format!("block {}", state - 1),
-            None if not_finite(&output.final_norm) => "the final norm".to_string(),
-            None => "the head".to_string(),
-        };
+        let place = output.origin_of_not_finite();
         let position = self.ids.len();
         let dtype = self.model.dtype();
         Error::Input(format!(

@@ -7,13 +7,17 @@
 //! - [`device`]: the seam to what runs kernels: a GPU, or the virtual GPU
 //! - [`kernels`]: launchers of the CUDA kernels
 //! - [`config`], [`weights`]: a model's shape, and its parameters from a safetensors file
+//! - [`model`]: the whole forward pass over the operations, with its memory and its KV cache
+//! - [`generate`]: one id after the other, drawn from the logits
 //! - [`tokenizer`]: text to token ids and back
+//! - [`verify`]: a model against what another program computed
 //! - [`error`]: one error type
 
 pub mod buffer;
 pub mod config;
 pub mod cpu;
 pub mod device;
+mod embedded;
 pub mod error;
 pub mod generate;
 pub mod kernels;

@@ -11,7 +11,7 @@ mod request;
 mod workspace;
 
 pub use kv_cache::KvCache;
-pub use leaks::{Leak, find_leak};
+pub use leaks::{Leak, find_leaks};
 pub use output::{ForwardOutput, LayerRouting};
 pub use recorded::RecordedForward;
 pub use request::{Forward, LogitRows, MoeMode, Targets};
@@ -40,8 +40,10 @@ impl Model {
     /// Uploads every parameter of `checkpoint`: matrices as `dtype`, norms, biases and routers as f32.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] when it does not fit, and what reading or uploading refuses.
+    /// [`Error::OutOfMemory`] when it does not fit, [`Error::File`] for a router that is not finite, and what reading
+    /// or uploading refuses.
     pub fn load(ops: &dyn Operations, checkpoint: &Checkpoint, dtype: DType) -> Result<Self> {
+        checkpoint.check_routers()?;
         let parameters = Parameters::upload(ops, checkpoint, dtype)?;
         Ok(Model { config: checkpoint.config().clone(), dtype, parameters })
     }

@@ -16,12 +16,14 @@ mod lm_head;
 mod moe;
 mod topk_gating;
 
+pub(crate) use attention::MAX_HEAD_DIM;
 pub use attention::{AttentionDims, AttentionParams};
 pub use embedding::{EmbeddingDims, EmbeddingParams};
 pub use gemm::{Activation, GemmDims, GemmParams, MlpParams, Residual};
 pub use layer_norm::{FusedResidual, LayerNormDims, LayerNormParams};
 pub use lm_head::{CrossEntropy, LmHeadDims, LmHeadParams};
 pub use moe::{MoeCombineParams, MoeDispatchParams, MoeGemmDims, MoeGemmParams};
+pub(crate) use topk_gating::MAX_EXPERTS;
 pub use topk_gating::{
     ExpertGroups, GatingSpec, GroupScore, RouterLogitsParams, RouterNoise, ScoreFunction, SoftmaxOrder,
     TopkGatingDims, TopkGatingParams,

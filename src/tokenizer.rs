@@ -7,8 +7,9 @@
 use std::io::Read;
 use std::path::Path;
 
-use kitoken::{Definition, Kitoken, Regex, Split, SplitBehavior};
+use kitoken::{Definition, Kitoken, Regex, SpecialToken, Split, SplitBehavior};
 
+use crate::embedded;
 use crate::error::{Error, Result};
 
 /// GPT-2's merges by rank, as OpenAI published them for tiktoken under the name r50k_base.
@@ -75,6 +76,15 @@ impl Tokenizer {
         }
     }
 
+    /// The tokenizer of the model that feature `embedded-model` put into the program.
+    ///
+    /// # Errors
+    /// [`Error::NoEmbeddedModel`] where there is none.
+    pub fn embedded() -> Result<Self> {
+        let name = "tokenizer.json";
+        Self::from_json(embedded::file(name)?, name).or_else(fail)
+    }
+
     /// GPT-2's tokenizer: 50,257 ids, the last of them `<|endoftext|>`. Needs no file.
     ///
     /// # Errors
@@ -115,8 +125,13 @@ impl Tokenizer {
             let pattern = Regex::new(GPT2_PATTERN).map_err(|error| error.to_string())?;
             definition.config.split =
                 vec![Split::Pattern { pattern: pattern.into(), behavior: SplitBehavior::Isolate }];
-            let specials = definition.specials.iter().filter(|special| special.bytes == b"<|endoftext|>");
-            definition.specials = specials.cloned().collect();
+            // It adds GPT-2's special whatever the ranks: it belongs behind the last of them, or in a gap.
+            let last = definition.model.vocab().iter().map(|token| token.id).max().unwrap_or(0);
+            let is_rank = |id| definition.model.vocab().iter().any(|token| token.id == id);
+            let belongs = |special: &&SpecialToken| {
+                special.bytes == b"<|endoftext|>" && special.id <= last + 1 && !is_rank(special.id)
+            };
+            definition.specials = definition.specials.iter().filter(belongs).cloned().collect();
         }
         Self::new(definition, name)
     }

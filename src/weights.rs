@@ -5,20 +5,23 @@
 //! the map into the caller's memory, in the program's orientation and type, so a large model is never held twice.
 
 mod convert;
+mod file;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
+use crate::buffer::zeroed;
 use crate::config::{Layout, ModelConfig};
+use crate::embedded;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use convert::Order;
+pub(crate) use file::TensorFile;
+use file::{Entry, FileBytes};
 pub use names::{LayerWeight, Weight};
 
 /// An open checkpoint: a folder with `config.json` and `model.safetensors`, both checked.
@@ -26,9 +29,8 @@ pub use names::{LayerWeight, Weight};
 /// The file stays mapped; whoever changes it meanwhile changes the weights, and whoever truncates it ends the program.
 #[derive(Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
     config: ModelConfig,
-    file: Mmap,
+    file: TensorFile,
     weights: HashMap<Weight, Stored>,
 }
 
@@ -37,14 +39,6 @@ pub struct Checkpoint {
 struct Stored {
     name: String,
     dtype: DType,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
-}
-
-/// A tensor of the file, before it is known what it is.
-struct Entry {
-    name: String,
-    dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -61,31 +55,50 @@ impl Checkpoint {
     /// extra, misshapen or non-float tensor.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("model.safetensors");
-        let file = File::open(&path).map_err(|source| Error::io(missing_part(dir, &path), source))?;
-        // SAFETY: nothing is checked here: the map is read-only, and that nobody truncates the file meanwhile is
-        // asked of the user in `Checkpoint`'s documentation, as every program that maps a file must.
-        let file = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(&path, source))?;
-
-        let mut entries = read_header(&file, &path)?;
+        // The folder itself is named when it is the folder that is not there.
+        let file = TensorFile::map(&path).map_err(|error| match error {
+            Error::Io { source, .. } if !dir.is_dir() => Error::io(dir, source),
+            other => other,
+        })?;
         let config_path = dir.join("config.json");
-        let layout = detect_layout(&entries, &path).map_err(|unknown| {
+        Self::check(file, |layout| ModelConfig::load(&config_path, layout))
+    }
+
+    /// Opens the model that feature `embedded-model` put into the program.
+    ///
+    /// # Errors
+    /// [`Error::NoEmbeddedModel`] where there is none: the feature is off, or `model/` was not there at build time.
+    pub fn embedded() -> Result<Self> {
+        let path = PathBuf::from("the model inside this program");
+        let bytes = embedded::file("model.safetensors")?;
+        let config = std::str::from_utf8(embedded::file("config.json")?)
+            .map_err(|error| Error::file(&path, format!("config.json: {error}")))?;
+        let file = TensorFile { path, bytes: FileBytes::BuiltIn(bytes) };
+        Self::check(file, |layout| ModelConfig::from_json(config, layout))
+    }
+
+    /// `read_config` is given the layout once the tensors have shown it.
+    fn check(file: TensorFile, read_config: impl Fn(Option<Layout>) -> Result<ModelConfig>) -> Result<Self> {
+        let mut entries = short_names(&file)?;
+        let layout = detect_layout(&entries, &file.path).map_err(|unknown| {
             // Of a family that is not supported, its name says more than its tensors.
-            match ModelConfig::load(&config_path, None) {
-                Err(named @ Error::File { .. }) => named,
+            match read_config(None) {
+                Err(named @ (Error::File { .. } | Error::Config(_))) => named,
                 _ => unknown,
             }
         })?;
-        let config = ModelConfig::load(&config_path, Some(layout))?;
+        let config = read_config(Some(layout))?;
 
+        let prefix = prefix_of(&entries);
         let mut weights = HashMap::new();
         for weight in Weight::all(&config) {
             let entry = entries.remove(&weight.stored_name(layout));
-            weights.insert(weight, check_entry(weight, entry, &config, &path)?);
+            weights.insert(weight, check_entry(weight, entry, &config, &prefix, &file.path)?);
         }
         for (name, entry) in &entries {
-            check_extra(name, entry, &config, &weights, &file, &path)?;
+            check_extra(name, entry, &config, &weights, &file)?;
         }
-        Ok(Checkpoint { path, config, file, weights })
+        Ok(Checkpoint { config, file, weights })
     }
 
     /// The model's configuration.
@@ -95,7 +108,7 @@ impl Checkpoint {
 
     /// The safetensors file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Every parameter of the model, in the order of the forward pass.
@@ -143,16 +156,16 @@ impl Checkpoint {
             }
             _ => Order::Same,
         };
-        convert::convert(&self.file[stored.bytes.clone()], stored.dtype, order, out, dtype);
+        convert::convert(self.file.data(&stored.bytes), stored.dtype, order, out, dtype);
         Ok(())
     }
 
     /// Reads a parameter as f32, in the program's orientation.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when the model has no such parameter.
+    /// [`Error::Tensor`] when the model has no such parameter, [`Error::OutOfMemory`].
     pub fn read_f32(&self, weight: Weight) -> Result<Vec<f32>> {
-        let mut values = vec![0.0f32; self.shape(weight).iter().product()];
+        let mut values: Vec<f32> = zeroed(self.shape(weight).iter().product())?;
         self.read(weight, DType::F32, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
@@ -162,24 +175,34 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::File`] naming the tensor, the index in the file's own orientation, and the value.
     pub fn check_finite(&self, dtype: DType) -> Result<()> {
-        for weight in self.weights() {
-            let stored = &self.weights[&weight];
-            let dtype = if weight.is_matrix() { dtype } else { DType::F32 };
-            let bytes = &self.file[stored.bytes.clone()];
-            if let Some((at, value)) = convert::first_not_finite(bytes, stored.dtype, dtype) {
-                let index = unravel(at, &stored.shape);
-                let name = &stored.name;
-                let message = if value.is_finite() {
-                    format!(
-                        "{name} holds {value} at {index:?}, which {dtype} cannot hold; use --dtype bf16 or f32"
-                    )
-                } else {
-                    format!("{name} holds {value} at {index:?}, expected finite numbers only")
-                };
-                return Err(Error::file(&self.path, message));
-            }
-        }
-        Ok(())
+        self.weights().try_for_each(|weight| self.check_finite_weight(weight, dtype))
+    }
+
+    /// As [`Checkpoint::check_finite`], for the routers alone: what is not finite elsewhere reaches the logits, but in a
+    /// router it only sends tokens elsewhere.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check_finite`].
+    pub fn check_routers(&self) -> Result<()> {
+        let is_router = |weight: &Weight| {
+            matches!(weight, Weight::Layer(_, LayerWeight::Router | LayerWeight::RouterNoise))
+        };
+        let mut routers = self.weights().filter(is_router);
+        routers.try_for_each(|weight| self.check_finite_weight(weight, DType::F32))
+    }
+
+    fn check_finite_weight(&self, weight: Weight, dtype: DType) -> Result<()> {
+        let stored = &self.weights[&weight];
+        let dtype = if weight.is_matrix() { dtype } else { DType::F32 };
+        let bytes = self.file.data(&stored.bytes);
+        let Some((at, value)) = convert::first_not_finite(bytes, stored.dtype, dtype) else { return Ok(()) };
+        let (name, index) = (&stored.name, unravel(at, &stored.shape));
+        let message = if value.is_finite() {
+            format!("{name} holds {value} at {index:?}, which {dtype} cannot hold; use --dtype bf16 or f32")
+        } else {
+            format!("{name} holds {value} at {index:?}, expected finite numbers only")
+        };
+        Err(Error::file(&self.file.path, message))
     }
 }
 
@@ -189,47 +212,25 @@ impl Stored {
     }
 }
 
-/// What to name when the weights cannot be opened: the folder itself when it is the folder that is not there.
-fn missing_part(dir: &Path, path: &Path) -> PathBuf {
-    if dir.is_dir() { path.into() } else { dir.into() }
-}
-
-/// Reads the names, types, shapes and places of all tensors. The safetensors crate checks that the places fit the
-/// shapes, follow each other without gap or overlap, and fill the file; what people meet is said in plainer words.
-fn read_header(file: &[u8], path: &Path) -> Result<Entries> {
-    let fail = |message: String| Err(Error::file(path, message));
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return fail(format!("not safetensors: {} bytes, expected at least 8", file.len()));
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > rest.len() as u64 {
-        return fail(format!("the header claims {length} bytes, but only {} follow", rest.len()));
-    }
-    let (header, metadata) = match SafeTensors::read_metadata(file) {
-        Ok(read) => read,
-        Err(safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
-            return fail("truncated or overlong: the tensors do not end where the file ends".into());
-        }
-        Err(error) => return fail(format!("not a sound safetensors header: {error}")),
-    };
-    let data = 8 + header;
-
+/// The file's tensors by their names without prefixes.
+fn short_names(file: &TensorFile) -> Result<Entries> {
     let mut entries = Entries::new();
-    for (name, info) in metadata.tensors() {
+    for entry in file.entries()? {
+        let name = entry.name.clone();
         let short = name.strip_prefix("_orig_mod.").unwrap_or(&name);
-        let short = short.strip_prefix("transformer.").unwrap_or(short).to_string();
-        let (begin, end) = info.data_offsets;
-        let entry = Entry {
-            name: name.clone(),
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            bytes: data + begin..data + end,
-        };
-        if let Some(twin) = entries.insert(short, entry) {
-            return fail(format!("{} and {name} are the same parameter", twin.name));
+        let short = short.strip_prefix("transformer.").unwrap_or(short);
+        if let Some(twin) = entries.insert(short.to_owned(), entry) {
+            let message = format!("{} and {name} are the same parameter", twin.name);
+            return Err(Error::file(&file.path, message));
         }
     }
     Ok(entries)
+}
+
+/// What stands before the names of a file: what its first block has there.
+fn prefix_of(entries: &Entries) -> String {
+    let block = entries.iter().find(|(short, _)| short.starts_with("h.") || short.starts_with("blocks."));
+    block.map_or(String::new(), |(short, entry)| entry.name.trim_end_matches(short.as_str()).to_owned())
 }
 
 /// The family, from the names, and between nanoGPT and Hugging Face GPT-2 from the shape of the QKV matrix, which is
@@ -261,11 +262,23 @@ fn detect_layout(entries: &Entries, path: &Path) -> Result<Layout> {
 }
 
 /// The parameter is in the file, with its shape and a float type.
-fn check_entry(weight: Weight, entry: Option<Entry>, config: &ModelConfig, path: &Path) -> Result<Stored> {
+fn check_entry(
+    weight: Weight,
+    entry: Option<Entry>,
+    config: &ModelConfig,
+    prefix: &str,
+    path: &Path,
+) -> Result<Stored> {
     let shape = weight.stored_shape(config);
     let Some(entry) = entry else {
         let name = weight.stored_name(config.layout);
-        return Err(Error::file(path, format!("{name} is missing, expected it with shape {shape:?}")));
+        // The head stands beside the transformer.
+        let is_head = matches!(weight, Weight::Head | Weight::HeadBias) && config.layout != Layout::SeedGpt;
+        let prefix = if is_head { prefix.trim_end_matches("transformer.") } else { prefix };
+        return Err(Error::file(
+            path,
+            format!("{prefix}{name} is missing, expected it with shape {shape:?}"),
+        ));
     };
     let Entry { name, dtype, bytes, .. } = entry;
     if entry.shape != shape {
@@ -289,24 +302,22 @@ fn check_extra(
     entry: &Entry,
     config: &ModelConfig,
     weights: &HashMap<Weight, Stored>,
-    file: &[u8],
-    path: &Path,
+    file: &TensorFile,
 ) -> Result<()> {
     if is_buffer(short, config) {
         return Ok(());
     }
     if short == "lm_head.weight" && config.tied_head {
         let embedding = &weights[&Weight::TokenEmbedding];
-        let equal =
-            entry.shape == embedding.shape && file[entry.bytes.clone()] == file[embedding.bytes.clone()];
+        let equal = entry.shape == embedding.shape && file.data(&entry.bytes) == file.data(&embedding.bytes);
         if equal {
             return Ok(());
         }
         let message = format!("{} differs from {}, but the head is tied to it", entry.name, embedding.name);
-        return Err(Error::file(path, message));
+        return Err(Error::file(&file.path, message));
     }
     Err(Error::file(
-        path,
+        &file.path,
         format!(
             "{} {:?} is not part of a model of this configuration ({})",
             entry.name,

@@ -5,10 +5,11 @@ use nanomoe::kernels::{DeviceOperations, Numerics, attention_with_wgmma};
 use nanomoe::operations::{AttentionParams, Operations};
 use nanomoe::reference::{self, AttentionShape};
 use nanomoe::tensor::{DType, Tensor, TensorMut};
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Layout, Padded, check_close, device_operations, f64s, hopper_trial, random, rounded,
-    trial, upload_i32,
+    Bound, Executor, Layout, Padded, Reach, any_layout, check_close, device_operations, f64s, for_any,
+    hopper_trial, random, rounded, trial, upload_i32,
 };
 
 /// How a case's attention is asked for.
@@ -312,4 +313,22 @@ fn packed(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
     let expected = reference::attention(&column(0), &column(1), &column(2), &shape, None);
     let dims = [batch_size, seq_len, num_heads, head_dim];
     check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, 1.0))
+}
+
+/// Any lengths, heads, strides and block tables.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let Reach { most, .. } = reach;
+    let lengths = (1..3usize, 1..most, 0..2 * most, 1..4usize);
+    let heads = (1..3usize, 1..4usize, 1..(4 * most).min(257));
+    let blocks = proptest::option::of(1..9usize);
+    let any = (lengths, heads, any_layout(), any::<bool>(), blocks);
+    let case = any.prop_map(|(lengths, (num_kv_heads, group, head_dim), layout, ragged, block_size)| {
+        let (batch_size, seq_len, kv_len, spare) = lengths;
+        let num_heads = num_kv_heads * group;
+        // Each sequence but the last has one key less than the one before.
+        let ragged = ragged && kv_len > batch_size;
+        let sizes = Case { batch_size, seq_len, kv_len, spare, num_heads, num_kv_heads, head_dim, ..BASE };
+        Case { layout, ragged, block_size, ..sizes }
+    });
+    for_any(reach, case, |case| run_by(ops, dtype, case, &|p| ops.attention(p)))
 }

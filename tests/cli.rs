@@ -1,4 +1,4 @@
-//! The program as people use it: its commands, and a clear line with the right exit code for everything that is wrong.
+//! The program as people use it: its commands.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -6,9 +6,7 @@ use std::process::{Command, Output, Stdio};
 use libtest_mimic::{Failed, Trial};
 use serde_json::json;
 
-use crate::common::{
-    Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
-};
+use crate::common::{Draft, Scratch, default_model, golden, read_safetensors};
 
 /// Folders with inputs and outputs of programs that are not ours.
 const GOLDEN: [&str; 7] = [
@@ -32,22 +30,17 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::verify", verify),
         verify_virtual(),
         Trial::test("cli::info", info),
-        Trial::test("cli::bad_arguments", bad_arguments),
-        Trial::test("cli::bad_models", bad_models),
-        Trial::test("cli::bad_inputs", bad_inputs),
-        Trial::test("cli::no_partial_output", no_partial_output),
-        no_driver(),
     ]
 }
 
 /// Runs the program on the cpu.
-fn nanomoe(args: &[&str]) -> Output {
+pub fn nanomoe(args: &[&str]) -> Output {
     let needs_device = !matches!(args.first(), None | Some(&"kernels")) && !args.contains(&"--device");
     let device: &[&str] = if needs_device { &["--device", "cpu"] } else { &[] };
     run(&[args, device].concat())
 }
 
-fn run(args: &[&str]) -> Output {
+pub fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nanomoe"))
         .args(args)
         .stdin(Stdio::null())
@@ -55,20 +48,20 @@ fn run(args: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
 
-fn out(output: &Output) -> String {
+pub fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-fn err(output: &Output) -> String {
+pub fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
 #[track_caller]
-fn succeeds(args: &[&str]) -> Output {
+pub fn succeeds(args: &[&str]) -> Output {
     let output = nanomoe(args);
     assert!(output.status.success(), "{args:?}: {}", err(&output));
     output
@@ -76,7 +69,7 @@ fn succeeds(args: &[&str]) -> Output {
 
 /// The command ends with `code`, writes nothing to standard output, and says one line with `expected`.
 #[track_caller]
-fn fails(args: &[&str], code: i32, expected: &str) {
+pub fn fails(args: &[&str], code: i32, expected: &str) {
     let output = nanomoe(args);
     let error = err(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
@@ -263,172 +256,4 @@ fn info() -> Result<(), Failed> {
         assert!(output.contains(expected), "{expected}: {output}");
     }
     Ok(())
-}
-
-fn bad_arguments() -> Result<(), Failed> {
-    for (args, expected) in [
-        (&["generate", "x", "--temperature", "-1"][..], "--temperature is -1, expected a number from 0 on"),
-        (&["generate", "x", "--temperature", "NaN"], "--temperature is NaN"),
-        (&["generate", "x", "--top-p", "0"], "--top-p is 0, expected a number above 0 and at most 1"),
-        (&["generate", ""], "the prompt \"\" has no tokens"),
-        (&["routing", ""], "the text has no tokens"),
-        (&["generate", "x", "--dtype", "bf16"], "--device cpu computes in f32, not in bf16"),
-    ] {
-        // A value that begins with a minus sign has to be joined to its option.
-        let joined: Vec<String> = if args.contains(&"-1") {
-            vec!["generate".into(), "x".into(), "--temperature=-1".into()]
-        } else {
-            args.iter().map(|&arg| arg.to_owned()).collect()
-        };
-        fails(&joined.iter().map(String::as_str).collect::<Vec<_>>(), 2, expected);
-    }
-    for args in
-        [&["generate", "--max-tokens", "many"][..], &["sing"], &[], &["verify"], &["info", "--device", "tpu"]]
-    {
-        let output = nanomoe(args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
-    }
-    Ok(())
-}
-
-fn bad_models() -> Result<(), Failed> {
-    fails(&["info", "--model", "/no/such/folder"], 1, "error: /no/such/folder: No such file or directory");
-    let good = Draft::read(&golden("nanomoe-capacity"));
-    let spoilt = |spoil: &dyn Fn(&mut Draft), expected: &str| {
-        let mut draft = good.clone();
-        spoil(&mut draft);
-        fails(&["info", "--model", text(&draft.write().0)], 1, expected);
-    };
-    spoilt(
-        &|draft| drop(draft.config.insert("top_k".into(), json!(9))),
-        "top_k is 9, but there are 8 experts",
-    );
-    spoilt(&|draft| drop(draft.config.insert("n_head".into(), json!(5))), "is not a multiple of the 5 heads");
-    spoilt(&|draft| draft.remove("transformer.wpe.weight"), "wpe.weight is missing");
-    spoilt(&|draft| draft.add_zeros("other", &[1]), "other [1] is not part of a model");
-    spoilt(
-        &|draft| draft.tensor("transformer.wpe.weight").dtype = "U32".into(),
-        "has dtype U32, expected F32",
-    );
-    spoilt(
-        &|draft| draft.tensor("transformer.wpe.weight").shape = vec![48, 64],
-        "has shape [48, 64], expected [64, 48]",
-    );
-
-    let file = good.write();
-    let path = file.0.join("model.safetensors");
-    let whole = std::fs::read(&path)?;
-    for (bytes, expected) in [
-        (whole[..whole.len() / 2].to_vec(), "truncated or overlong"),
-        ([&whole[..], b"x"].concat(), "truncated or overlong"),
-        ([&(5u64 << 40).to_le_bytes()[..], &whole[8..]].concat(), "the header claims 5497558138880 bytes"),
-        (with_header("{", &[]), "not a sound safetensors header"),
-    ] {
-        std::fs::write(&path, bytes)?;
-        fails(&["info", "--model", text(&file.0)], 1, expected);
-    }
-
-    let mut nan = good.clone();
-    nan.tensor("transformer.h.1.mlp.c_fc.weight").bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    let nan = nan.write();
-    let dir = golden("nanomoe-capacity");
-    let scratch = Scratch::new();
-    let target = scratch.0.join("out.safetensors");
-    let input = dir.join("golden.safetensors");
-    let args = ["logits", "--input", text(&input), "--output", text(&target), "--model", text(&nan.0)];
-    fails(
-        &[&args[..], &["--check-weights"]].concat(),
-        1,
-        "transformer.h.1.mlp.c_fc.weight holds NaN at [0, 0]",
-    );
-
-    fails(&["generate", "x", "--model", text(&dir)], 1, "a vocabulary of 199 is not GPT-2's");
-    let foreign = good.write();
-    std::fs::copy(default_model().join("tokenizer.json"), foreign.0.join("tokenizer.json"))?;
-    let expected = "tokenizer.json: holds id 4095, but the model's vocabulary ends at 198";
-    fails(&["generate", "x", "--model", text(&foreign.0)], 1, expected);
-    Ok(())
-}
-
-fn bad_inputs() -> Result<(), Failed> {
-    let dir = golden("nanomoe-capacity");
-    let scratch = Scratch::new();
-    let (input, target) = (scratch.0.join("in.safetensors"), scratch.0.join("out.safetensors"));
-    let ids = |name: &str, shape: &[usize], ids: &[i64]| RawTensor {
-        name: name.into(),
-        dtype: "I64".into(),
-        shape: shape.to_vec(),
-        bytes: ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
-    };
-    let floats =
-        RawTensor { name: "input_ids".into(), dtype: "F32".into(), shape: vec![1, 2], bytes: vec![0; 8] };
-    let doubles = RawTensor { dtype: "F64".into(), bytes: vec![0; 16], ..floats.clone() };
-    let good = ids("input_ids", &[1, 2], &[3, 4]);
-    for (tensors, expected) in [
-        (vec![], "input_ids is missing"),
-        (vec![ids("input_ids", &[1, 2], &[3, 199])], "id 199"),
-        (vec![ids("input_ids", &[1, 2], &[3, -1])], "input_ids holds -1"),
-        (vec![ids("input_ids", &[1, 2], &[3, 1 << 40])], "input_ids holds 1099511627776"),
-        (vec![ids("input_ids", &[1, 65], &[0; 65])], "a sequence of 65 tokens, but at most 64 fit"),
-        (vec![ids("input_ids", &[2, 0], &[])], "input_ids is empty"),
-        (vec![ids("input_ids", &[0, 2], &[])], "input_ids is empty"),
-        (vec![ids("input_ids", &[2], &[3, 4])], "input_ids has shape [2], expected integers [batch, seq]"),
-        (vec![floats], "expected integers [batch, seq]"),
-        (vec![doubles], "input_ids has dtype F64"),
-        (vec![good.clone(), ids("targets", &[1, 1], &[3])], "targets has shape [1, 1]"),
-        (vec![good.clone(), ids("targets", &[1, 2], &[3, 199])], "target 199 at position 1 is neither"),
-        (vec![good.clone(), ids("targets", &[1, 2], &[3, -2])], "target -2 at position 1 is neither"),
-    ] {
-        std::fs::write(&input, safetensors_bytes(&tensors))?;
-        let args = ["logits", "--model", text(&dir), "--input", text(&input), "--output", text(&target)];
-        fails(&args, 1, expected);
-        fails(&args, 1, "in.safetensors");
-        assert!(!target.exists(), "{expected}");
-    }
-    let args = ["logits", "--model", text(&dir), "--output", text(&target), "--input"];
-    fails(&[&args[..], &["/no/such/file"]].concat(), 1, "/no/such/file: No such file or directory");
-
-    let file = scratch.0.join("text.txt");
-    for (bytes, expected) in
-        [(&b""[..], "0 tokens, expected at least 2"), (b"ab\xff", "text.txt: not UTF-8 at byte 2")]
-    {
-        std::fs::write(&file, bytes)?;
-        fails(&["loss", text(&file)], 1, expected);
-    }
-    fails(&["loss", "/no/such/text"], 1, "/no/such/text: No such file or directory");
-    fails(&["verify", text(&default_model())], 1, "golden.safetensors: No such file or directory");
-    Ok(())
-}
-
-/// The output's folder cannot be written, or the output is a folder: nothing is left behind.
-fn no_partial_output() -> Result<(), Failed> {
-    let dir = golden("nanomoe-dense");
-    let input = dir.join("golden.safetensors");
-    let scratch = Scratch::new();
-    let taken = scratch.0.join("taken");
-    std::fs::create_dir(&taken)?;
-    let args = ["logits", "--model", text(&dir), "--input", text(&input), "--output"];
-    let missing = scratch.0.join("missing/out.safetensors");
-    fails(&[&args[..], &[text(&missing)]].concat(), 1, "missing/out.safetensors: No such file or directory");
-    let output = nanomoe(&[&args[..], &[text(&taken)]].concat());
-    assert_eq!(output.status.code(), Some(1), "{}", err(&output));
-    let left: Vec<_> = std::fs::read_dir(&scratch.0)?.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["taken"]);
-    Ok(())
-}
-
-/// `--device cuda` where there is no driver.
-fn no_driver() -> Trial {
-    let name = "cli::no_driver";
-    if nanomoe::device::cuda::probe().is_ok() {
-        return Trial::test(name, || Ok(())).with_kind("this machine has a driver").with_ignored_flag(true);
-    }
-    Trial::test(name, || {
-        let output = run(&["generate", "x", "--device", "cuda"]);
-        let error = err(&output);
-        assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "{error}");
-        assert!(error.contains("NVIDIA driver") || error.contains("no GPU kernels"), "{error}");
-        Ok(())
-    })
 }

@@ -1,7 +1,7 @@
 //! Configurations: the fields of the three families, and what is refused.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::config::{Layout, ModelConfig};
+use nanomoe::config::{Layout, MAX_SIZE, ModelConfig};
 use nanomoe::operations::Activation;
 use proptest::prelude::*;
 
@@ -64,7 +64,12 @@ fn refused() -> Result<(), Failed> {
         ("n_embd", json!(-48), "n_embd is -48, expected a whole number"),
         ("n_embd", json!(48.5), "n_embd is 48.5, expected a whole number"),
         ("n_embd", json!("48"), "n_embd is \"48\""),
-        ("n_embd", json!(2147483646), "4 times the hidden size"),
+        (
+            "n_embd",
+            json!(2147483646),
+            "hidden size 2147483646 over 3 heads is 715827882 a head, expected at most 256",
+        ),
+        ("n_exp", json!(1025), "n_exp is 1025, expected at most 1024"),
         ("n_positions", json!(65), "block_size is 64, but n_positions is 65"),
         ("eval_capacity", json!(0), "eval_capacity is 0, expected a number above 0"),
         ("bias", json!(1), "bias is 1, expected true or false"),
@@ -79,6 +84,10 @@ fn refused() -> Result<(), Failed> {
             nanomoe(field, value.clone()).expect_err(&format!("{field} = {value} was taken")).to_string();
         assert!(error.contains(expected), "{field} = {value}: {error}, expected {expected}");
     }
+    let wide = r#"{"model_type":"nanogpt","n_embd":2147483646,"n_head":1073741823,"n_layer":1,"vocab_size":9,
+        "block_size":8}"#;
+    let error = ModelConfig::from_json(wide, None).unwrap_err().to_string();
+    assert!(error.contains("4 times the hidden size"), "{error}");
     for (text, expected) in [("", "not JSON"), ("[]", "expected a JSON object"), ("{\"d\":", "not JSON")] {
         let error = ModelConfig::from_json(text, None).expect_err(text).to_string();
         assert!(error.contains(expected), "{text:?}: {error}");
@@ -104,6 +113,8 @@ fn capacity_table() -> Result<(), Failed> {
             assert_eq!(moe.capacity(num_tokens), expected, "f = {factor}, {num_tokens} tokens");
         }
     }
+    // Slots are counted in 32 bits.
+    assert_eq!(nanomoe("eval_capacity", 1e300.into())?.moe.unwrap().capacity(1 << 20), MAX_SIZE);
     assert!(nanomoe("eval_capacity", 4.0.into())?.moe.unwrap().never_drops());
     assert!(!nanomoe("eval_capacity", 3.99.into())?.moe.unwrap().never_drops());
     Ok(())

@@ -5,10 +5,11 @@ use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, gemm_with_wgmma};
 use nanomoe::operations::{Activation, GemmParams, Operations, Residual};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, check_close, decode, device_operations, encode, executors, hopper_trial, random,
-    rounded, trial, upload,
+    Bound, Executor, Reach, check_close, decode, device_operations, encode, executors, for_any, hopper_trial,
+    random, rounded, trial, upload,
 };
 
 /// The three storage types.
@@ -481,4 +482,22 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// Any shape, strides and epilogue.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let kind = prop_oneof![Just(Kind::None), Just(Kind::InPlace), Just(Kind::From)];
+    let activation =
+        prop_oneof![Just(Activation::Identity), Just(Activation::GeluErf), Just(Activation::GeluTanh)];
+    let sizes = (1..reach.most, 1..2 * reach.most, 1..2 * reach.most);
+    let around = (0..5usize, 0..5usize, 0..5usize, 0..5usize);
+    let any =
+        (sizes, around, any::<bool>(), activation, kind, any::<bool>(), proptest::option::of(1..4usize));
+    let case = any.prop_map(|((m, n, k), around, bias, activation, residual, out_is_f32, batches)| {
+        let (lead, gap, out_lead, out_gap) = around;
+        let batch_rows = batches.map(|_| m);
+        let m = m * batches.unwrap_or(1);
+        Case { m, n, k, lead, gap, out_lead, out_gap, bias, activation, residual, out_is_f32, batch_rows }
+    });
+    for_any(reach, case, |case| run(ops, dtype, case))
 }

@@ -4,8 +4,12 @@ use libtest_mimic::{Failed, Trial};
 use nanomoe::operations::{FusedResidual, LayerNormParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::DType;
+use proptest::prelude::*;
 
-use crate::common::{Bound, Executor, Layout, Padded, check_close, f64s, random, rounded, trial, upload};
+use crate::common::{
+    Bound, Executor, Layout, Padded, Reach, any_layout, check_close, f64s, for_any, random, rounded, trial,
+    upload,
+};
 
 const EPS: f32 = 1e-5;
 
@@ -114,4 +118,20 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     // A normalised value is at most √hidden_size; the mean and variance are sums of hidden_size terms, whose rounding
     // is relative to the deviations, not to the mean: the mean's own rounding is taken out by the second pass.
     check_close("out", &shape, &out.read(ops)?, &expected, Bound::sum(dtype, hidden_size, 1.0))
+}
+
+/// Any shape and layout.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let rows = prop_oneof![Just((0.0f32, 1.0f32)), Just((5.0, 0.5)), Just((-2.0, 0.0))];
+    let any = (0..reach.most, 1..6 * reach.most, any_layout(), any::<bool>(), any::<bool>(), rows);
+    let case = any.prop_map(|(num_tokens, hidden_size, layout, residual, beta, (mean, width))| Case {
+        num_tokens,
+        hidden_size,
+        layout,
+        residual,
+        beta,
+        mean,
+        width,
+    });
+    for_any(reach, case, |case| run(ops, dtype, case))
 }

@@ -5,10 +5,11 @@ use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, lm_head_with_wgmma
 use nanomoe::operations::{CrossEntropy, LmHeadParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, check_close, check_equal, device_operations, download, download_i32, executors,
-    hopper_trial, random, rounded, trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, check_equal, device_operations, download, download_i32, executors,
+    for_any, hopper_trial, random, rounded, trial, upload, upload_i32,
 };
 use crate::gemm::{DTYPES, tile_name, wide};
 
@@ -300,4 +301,27 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// Any shape, rows, vocabulary and wishes.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let Reach { most, .. } = reach;
+    let vocab = (1..4 * most).prop_flat_map(|vocab_size| (Just(vocab_size), 1..=vocab_size));
+    let tokens = (1..most).prop_flat_map(|num_tokens| {
+        let rows = proptest::collection::vec(0..num_tokens as i32, 1..most);
+        (Just(num_tokens), proptest::option::of(rows))
+    });
+    let wanted = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(logits, argmax, loss)| Wanted {
+        logits,
+        argmax,
+        loss: loss || !(logits || argmax),
+    });
+    let any = (tokens, vocab, 1..2 * most, any::<bool>(), wanted);
+    for_any(reach, any, |((num_tokens, rows), (vocab_size, allowed_vocab), hidden_size, bias, wanted)| {
+        let case = Case::random(dtype, num_tokens, vocab_size, hidden_size);
+        let num_rows = rows.as_ref().map_or(num_tokens, Vec::len);
+        let targets = Case::random(dtype, num_rows, vocab_size, 1).targets;
+        let bias = bias.then(|| random(3, vocab_size));
+        Case { rows, targets, bias, allowed_vocab, wanted, ..case }.check(ops, dtype)
+    })
 }

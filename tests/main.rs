@@ -4,10 +4,12 @@
 //! with the reason. `cargo test gemm` runs those whose name contains `gemm`.
 
 mod attention;
+mod bad_input;
 mod bench;
 mod cli;
 mod common;
 mod config;
+mod driver;
 mod embedding;
 mod gemm;
 mod generate;
@@ -20,6 +22,7 @@ mod model;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod properties;
 mod readme;
 mod recorded;
 mod reference;
@@ -32,9 +35,11 @@ fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let modules = [
         attention::trials(common::executors()),
+        bad_input::trials(),
         bench::trials(),
         cli::trials(),
         config::trials(),
+        driver::trials(),
         embedding::trials(common::executors()),
         gemm::trials(),
         hopper::trials(),
@@ -47,6 +52,7 @@ fn main() -> std::process::ExitCode {
         moe_combine::trials(common::executors()),
         moe_dispatch::trials(common::executors()),
         moe_gemm::trials(),
+        properties::trials(),
         readme::trials(),
         recorded::trials(),
         reference::trials(),

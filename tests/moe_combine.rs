@@ -4,9 +4,11 @@ use libtest_mimic::{Failed, Trial};
 use nanomoe::operations::{MoeCombineParams, Operations, Residual};
 use nanomoe::reference;
 use nanomoe::tensor::DType;
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Layout, Padded, check_close, f64s, random, rounded, trial, upload, upload_i32,
+    Bound, Executor, Layout, Padded, Reach, any_layout, check_close, f64s, for_any, random, rounded, trial,
+    upload, upload_i32,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,4 +103,19 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     );
     let shape = [num_tokens, hidden_size];
     check_close("out", &shape, &out.read(ops)?, &expected, Bound::sum(dtype, k + 1, 1.0))
+}
+
+/// Any shape, layout and drops.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let kind = prop_oneof![Just(Kind::Plain), Just(Kind::InPlace), Just(Kind::From)];
+    let any = (0..reach.most, 1..6 * reach.most, 1..9usize, any_layout(), kind, 0..5usize);
+    let case = any.prop_map(|(num_tokens, hidden_size, k, layout, kind, dropped)| Case {
+        num_tokens,
+        hidden_size,
+        k,
+        layout,
+        kind,
+        dropped,
+    });
+    for_any(reach, case, |case| run(ops, dtype, case))
 }

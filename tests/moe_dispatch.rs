@@ -4,9 +4,10 @@ use libtest_mimic::{Failed, Trial};
 use nanomoe::operations::{MoeDispatchParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::DType;
+use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 
-use crate::common::{Executor, check_equal, download_i32, trial, upload_i32};
+use crate::common::{Executor, Reach, check_equal, download_i32, for_any, trial, upload_i32};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Load {
@@ -110,4 +111,16 @@ fn run(ops: &dyn Operations, case: Case) -> Result<(), Failed> {
     check_equal("expert_offsets", &[num_experts + 1], &download_i32(ops, &offsets), &expected.offsets)?;
     check_equal("slots", &[num_tokens, k], &download_i32(ops, &slots), &expected.slots)?;
     check_equal("row_tokens", &[num_tokens * k], &download_i32(ops, &row_tokens), &expected.tokens)
+}
+
+/// Any number of experts, choices and slots.
+pub fn property(ops: &dyn Operations, _: DType, reach: Reach) -> Result<(), Failed> {
+    let Reach { most, .. } = reach;
+    let chosen = (1..2 * most).prop_flat_map(|num_experts| (Just(num_experts), 1..=num_experts.min(8)));
+    let any = (0..2 * most, chosen, proptest::option::of(0..most), any::<bool>());
+    let case = any.prop_map(|(num_tokens, (num_experts, k), capacity, one)| {
+        let load = if one && num_experts > 5 { Load::OneExpert } else { Load::Even };
+        Case { num_tokens, k, num_experts, capacity, load }
+    });
+    for_any(reach, case, |case| run(ops, case))
 }

@@ -5,16 +5,17 @@ use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, moe_gemm_with_wgmm
 use nanomoe::operations::{Activation, MoeGemmParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, check_close, device_operations, download, executors, hopper_trial, random, rounded,
-    trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, device_operations, download, executors, for_any, hopper_trial,
+    random, rounded, trial, upload, upload_i32,
 };
 use crate::gemm::{DTYPES, activate, tile_name, wide};
 
 const UNTOUCHED: f32 = 12345.0;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Case {
     name: &'static str,
     /// Rows of each expert.
@@ -219,4 +220,25 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials
+}
+
+/// Any rows of any experts.
+pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
+    let Reach { most, .. } = reach;
+    let activation =
+        prop_oneof![Just(Activation::Identity), Just(Activation::GeluErf), Just(Activation::GeluTanh)];
+    let loads = proptest::collection::vec(prop_oneof![Just(0), 0..most], 1..9);
+    let gathered = proptest::option::of(1..2 * most);
+    let any = (loads, 0..5usize, 1..2 * most, 1..2 * most, gathered, any::<bool>(), activation);
+    let case = any.prop_map(|(loads, spare, n, k, gathered_from, has_bias, activation)| Case {
+        name: "any",
+        loads,
+        spare,
+        n,
+        k,
+        gathered_from,
+        has_bias,
+        activation,
+    });
+    for_any(reach, case, |case| run(ops, dtype, case))
 }

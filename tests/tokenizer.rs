@@ -92,15 +92,28 @@ fn rank_file() -> Result<(), Failed> {
     let scratch = Scratch::new();
     let mut ranks: String = (0..=255u8).map(|byte| format!("{} {byte}\n", base64(&[byte]))).collect();
     ranks += &format!("{} 256\n", base64(b"ab"));
-    std::fs::write(scratch.0.join("tokenizer.tiktoken"), ranks)?;
-    let error = Tokenizer::for_model(&scratch.0, 300).unwrap_err().to_string();
-    assert!(
-        error.contains("tokenizer.tiktoken: holds id 50256, but the model's vocabulary ends at 299"),
-        "{error}"
-    );
-    let tokenizer = Tokenizer::for_model(&scratch.0, 50257)?;
+    std::fs::write(scratch.0.join("tokenizer.tiktoken"), &ranks)?;
+    // GPT-2's special, 50256, is not among these ranks nor behind the last.
+    let tokenizer = Tokenizer::for_model(&scratch.0, 257)?;
+    assert_eq!((tokenizer.num_ids(), tokenizer.end_of_text()), (257, None));
     assert_eq!(tokenizer.encode("cab\n", Specials::Text)?, [99, 256, 10]);
     assert_eq!(tokenizer.undecodable(260), [257, 258, 259]);
+    let error = Tokenizer::for_model(&scratch.0, 256).unwrap_err().to_string();
+    assert!(
+        error.contains("tokenizer.tiktoken: holds id 256, but the model's vocabulary ends at 255"),
+        "{error}"
+    );
+
+    // As many ranks as GPT-2 has: there it belongs; one rank more, and its id is a word's.
+    for (num_ranks, end_of_text) in [(50256, Some(50256)), (50257, None)] {
+        let mut ranks = ranks.clone();
+        for rank in 257..num_ranks {
+            let word: Vec<u8> = [&b"rank"[..], rank.to_string().as_bytes()].concat();
+            ranks += &format!("{} {rank}\n", base64(&word));
+        }
+        std::fs::write(scratch.0.join("tokenizer.tiktoken"), ranks)?;
+        assert_eq!(Tokenizer::for_model(&scratch.0, 50257)?.end_of_text(), end_of_text, "{num_ranks} ranks");
+    }
     Ok(())
 }
 

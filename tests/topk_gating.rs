@@ -7,10 +7,11 @@ use nanomoe::operations::{
 };
 use nanomoe::reference;
 use nanomoe::tensor::DType;
+use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Layout, Padded, check_close, check_equal, download, download_i32, f64s, random, rounded,
-    trial, upload, upload_i32,
+    Bound, Executor, Layout, Padded, Reach, check_close, check_equal, download, download_i32, f64s, for_any,
+    random, rounded, trial, upload, upload_i32,
 };
 
 pub fn trials(executors: &[Executor]) -> Vec<Trial> {
@@ -245,4 +246,19 @@ fn run_gating(ops: &dyn Operations, spec: &GatingSpec, case: Case) -> Result<(),
         check_close("losses", &[2], &download(ops, &losses), &[expected.aux_loss, expected.z_loss], bound)?;
     }
     Ok(())
+}
+
+/// Any number of experts and choices.
+pub fn property(ops: &dyn Operations, _: DType, reach: Reach) -> Result<(), Failed> {
+    let rows = prop_oneof![Just(Rows::Random), Just(Rows::Ties), Just(Rows::Constant), Just(Rows::Special)];
+    let few_or_many = prop_oneof![1..10usize, 1..4 * reach.most];
+    let chosen = few_or_many.prop_flat_map(|num_experts| (Just(num_experts), 1..=num_experts));
+    let any = (0..reach.most, chosen, rows, any::<bool>(), any::<bool>());
+    let case = any.prop_map(|(num_tokens, (num_experts, k), rows, renormalize, statistics)| {
+        let before =
+            GatingSpec { softmax_order: SoftmaxOrder::BeforeTopK, renormalize, ..GatingSpec::NANO_MOE };
+        let spec = if renormalize { before } else { GatingSpec::NANO_MOE };
+        (spec, Case { num_tokens, num_experts, k, rows, bias: false, forced: false, statistics })
+    });
+    for_any(reach, case, |(spec, case)| run_gating(ops, &spec, case))
 }

@@ -188,8 +188,25 @@ fn bad_tensors() -> Result<(), Failed> {
     };
     spoilt(
         &|draft| draft.remove("transformer.ln_f.weight"),
-        "ln_f.weight is missing, expected it with shape [48]",
+        "transformer.ln_f.weight is missing, expected it with shape [48]",
     );
+    // A name that is missing is called as the file would have it.
+    let mut compiled = good.clone();
+    compiled.tensors.iter_mut().for_each(|tensor| tensor.name = format!("_orig_mod.{}", tensor.name));
+    compiled.remove("_orig_mod.transformer.h.1.ln_1.weight");
+    assert_error(&compiled, "safetensors: _orig_mod.transformer.h.1.ln_1.weight is missing");
+    let mut bare = Draft::read(&golden("gpt2"));
+    for tensor in &mut bare.tensors {
+        tensor.name = tensor.name.trim_start_matches("transformer.").into();
+    }
+    bare.remove("h.0.ln_1.bias");
+    assert_error(&bare, "safetensors: h.0.ln_1.bias is missing");
+    let mut untied = Draft::read(&golden("gpt2"));
+    untied.config.insert("tie_word_embeddings".into(), false.into());
+    assert_error(&untied, "safetensors: lm_head.weight is missing");
+    let mut seed = Draft::read(&golden("seed-gpt"));
+    seed.remove("transformer.head.bias");
+    assert_error(&seed, "safetensors: transformer.head.bias is missing");
     spoilt(
         &|draft| draft.tensor("transformer.h.0.mlp.router.w_g.weight").shape = vec![48, 8],
         "transformer.h.0.mlp.router.w_g.weight has shape [48, 8], expected [8, 48]",

@@ -32,7 +32,7 @@ use nanomoe::operations::Operations;
 use nanomoe::{Error, Result};
 use serde_json::{Value, json};
 
-use super::output::{Done, Failure, write_whole};
+use super::output::{Done, Failure, tell, write_whole};
 use super::{BenchArgs, DeviceName};
 use cases::{Case, OPS};
 use measure::{Clock, L2_RESIDENT_BYTES};

@@ -10,16 +10,18 @@ use nanomoe::tokenizer::{Specials, Tokenizer};
 use nanomoe::{Error, Result};
 
 use super::GenerateArgs;
-use super::output::{Done, Failure};
-use super::session::{Defaults, Session};
+use super::output::{Done, Failure, tell};
+use super::session::{Defaults, Source};
 
 pub fn run(args: &GenerateArgs) -> Done {
     let sampling = sampling(args)?;
-    let session = Session::open(&args.model, Defaults { device_dtype: DType::BF16, moe: MoeMode::Dropless })?;
-    let tokenizer = session.tokenizer()?;
-    let config = session.model.config();
+    let source = Source::open(&args.model)?;
+    let tokenizer = source.tokenizer()?;
+    let config = source.checkpoint.config();
     let end_of_text = config.end_of_text.or(tokenizer.end_of_text());
     let prompt = prompt_ids(args, &tokenizer, end_of_text)?;
+    let defaults = Defaults { device_dtype: DType::BF16, moe: MoeMode::Dropless };
+    let session = source.load(&args.model, defaults)?;
 
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -41,7 +43,9 @@ pub fn run(args: &GenerateArgs) -> Done {
                 Ok(out.flush()?)
             }),
             Event::Cropped { block_size } => {
-                eprintln!("\nfrom here on the model sees the last {block_size} tokens only");
+                tell(format_args!(
+                    "\nfrom here on the model sees the last {block_size} tokens only, all computed anew at each step"
+                ));
                 Ok(())
             }
         };
@@ -53,21 +57,23 @@ pub fn run(args: &GenerateArgs) -> Done {
             }
         }
     };
-    let generated = generate(&session.model, session.ops.as_ref(), &prompt, &options, &mut on_event)?;
+    let generated = generate(&session.model, session.ops.as_ref(), &prompt, &options, &mut on_event);
     if let Some(failure) = failure {
         return Err(failure);
     }
+    // The line ends whatever happened: what went wrong is said on one of its own.
     writeln!(out, "{}", stream.finish()?)?;
     out.flush()?;
+    let generated = generated?;
 
     let count = generated.ids.len();
     let end = if generated.stop == Stop::EndOfText { ", then the end of the text" } else { "" };
-    eprintln!(
+    tell(format_args!(
         "{count} tokens{end}; {:.1} tokens/s after {:.0} ms for the prompt's {}",
         generated.tokens_per_second(),
         generated.prefill.as_secs_f64() * 1e3,
         prompt.len(),
-    );
+    ));
     Ok(())
 }
 

@@ -3,16 +3,15 @@
 use std::io::Write;
 
 use nanomoe::tensor::DType;
-use nanomoe::tokenizer::Tokenizer;
 use nanomoe::weights::{Checkpoint, LayerWeight, Weight};
 
 use super::ModelArgs;
 use super::output::{Done, bytes_text, count_text};
-use super::session;
+use super::session::{self, Source};
 
 pub fn run(args: &ModelArgs) -> Done {
-    let dir = session::model_dir(args)?;
-    let checkpoint = Checkpoint::open(&dir)?;
+    let source = Source::open(args)?;
+    let checkpoint = &source.checkpoint;
     let (device, ops) = session::open_device(args.device)?;
     let dtype = session::dtype(args, device, DType::BF16)?;
     if args.check_weights {
@@ -22,7 +21,7 @@ pub fn run(args: &ModelArgs) -> Done {
     let mut out = std::io::stdout().lock();
     let mut line = |name: &str, value: String| writeln!(out, "{name:<20} {value}");
 
-    line("model", dir.display().to_string())?;
+    line("model", source.place())?;
     line("family", config.layout.name().to_owned())?;
     line("layers", config.num_layers.to_string())?;
     line("hidden size", format!("{}, {} inside the MLP", config.hidden_size, config.intermediate_size))?;
@@ -38,8 +37,8 @@ pub fn run(args: &ModelArgs) -> Done {
         line("capacity factor", format!("{} ({drops})", moe.eval_capacity))?;
     }
     line("parameters", count_text(checkpoint.num_parameters()))?;
-    line("active for a token", count_text(active_parameters(&checkpoint)))?;
-    let weights = checkpoint.weights().map(|weight| bytes_of(&checkpoint, weight, dtype)).sum();
+    line("active for a token", count_text(active_parameters(checkpoint)))?;
+    let weights = checkpoint.weights().map(|weight| bytes_of(checkpoint, weight, dtype)).sum();
     line("memory of weights", format!("{} as {dtype}", bytes_text(weights)))?;
     let token = 2 * (config.num_layers * config.hidden_size * dtype.size()) as u64;
     let full = token * config.block_size as u64;
@@ -48,7 +47,7 @@ pub fn run(args: &ModelArgs) -> Done {
     if let Ok((free, total)) = ops.memory() {
         line("memory of device", format!("{} free of {}", bytes_text(free), bytes_text(total)))?;
     }
-    match Tokenizer::for_model(&dir, config.vocab_size) {
+    match source.tokenizer() {
         Ok(tokenizer) => line("tokenizer", format!("{} ({} ids)", tokenizer.name(), tokenizer.num_ids()))?,
         Err(error) => line("tokenizer", format!("none: {error}"))?,
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use nanomoe::kernels::compiled::{self, CompiledKernel, CompiledModule, Target};
 
 use super::KernelsArgs;
-use super::output::{Done, Failure};
+use super::output::{Done, Failure, tell};
 
 pub fn run(args: &KernelsArgs) -> Done {
     let modules = compiled::modules()?;
@@ -41,7 +41,7 @@ pub fn run(args: &KernelsArgs) -> Done {
         return Ok(());
     }
     for finding in &findings {
-        eprintln!("{finding}");
+        tell(finding);
     }
     if findings.is_empty() {
         writeln!(

@@ -8,17 +8,18 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::LogitsArgs;
-use super::output::{Done, write_whole};
-use super::session::{Defaults, Session};
+use super::output::{Done, tell, write_whole};
+use super::session::{Defaults, Session, Source};
 
 pub fn run(args: &LogitsArgs) -> Done {
-    let input = Golden::open(&args.input)?;
+    let input = Golden::open_inputs(&args.input)?;
     let (batch_size, ids) = input.ids()?;
     if ids.is_empty() {
         return Err(Error::file(&args.input, "input_ids is empty, expected at least one token").into());
     }
-    let targets = input.targets(ids.len())?;
-    let session = Session::open(&args.model, Defaults { device_dtype: DType::F32, moe: MoeMode::Capacity })?;
+    let targets = input.targets()?;
+    let defaults = Defaults { device_dtype: DType::F32, moe: MoeMode::Capacity };
+    let session = Source::open(&args.model)?.load(&args.model, defaults)?;
     let request = Forward {
         moe: session.moe,
         logits: if args.last { LogitRows::Last } else { LogitRows::All },
@@ -39,7 +40,7 @@ pub fn run(args: &LogitsArgs) -> Done {
     let file = safetensors::serialize(views, None).map_err(unwritable)?;
     write_whole(&args.output, &file)?;
     for tensor in &tensors {
-        eprintln!("{} {:?}", tensor.name, tensor.shape);
+        tell(format_args!("{} {:?}", tensor.name, tensor.shape));
     }
     Ok(())
 }

@@ -10,18 +10,19 @@ use nanomoe::{Error, Result};
 
 use super::LossArgs;
 use super::output::{Done, count_text};
-use super::session::{Defaults, Session};
+use super::session::{Defaults, Source};
 
 pub fn run(args: &LossArgs) -> Done {
     let text = read_text(args)?;
-    let session = Session::open(&args.model, Defaults { device_dtype: DType::BF16, moe: MoeMode::Capacity })?;
-    let tokenizer = session.tokenizer()?;
-    let ids = tokenizer.encode(&text, Specials::Text)?;
+    let source = Source::open(&args.model)?;
+    let ids = source.tokenizer()?.encode(&text, Specials::Text)?;
     if ids.len() < 2 {
         let message = format!("{} tokens, expected at least 2: one to predict and one before it", ids.len());
         return Err(Error::file(&args.file, message).into());
     }
 
+    let defaults = Defaults { device_dtype: DType::BF16, moe: MoeMode::Capacity };
+    let session = source.load(&args.model, defaults)?;
     let block_size = session.model.config().block_size;
     let ops = session.ops.as_ref();
     let mut workspace = session.model.workspace(ops, block_size.min(ids.len() - 1))?;
@@ -40,7 +41,20 @@ pub fn run(args: &LossArgs) -> Done {
             ..Forward::default()
         };
         let output = session.model.forward(ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
-        nats += output.token_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        let sum = output.token_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        if !sum.is_finite() {
+            bar.finish_and_clear();
+            let at = begin + output.token_losses.iter().position(|loss| !loss.is_finite()).unwrap_or(0) + 1;
+            let request = Forward { hidden_states: true, ..request };
+            let output = session.model.forward(ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
+            let message = format!(
+                "the loss of token {at} is not finite: the first number in {} that is not comes out of {}",
+                session.model.dtype(),
+                output.origin_of_not_finite()
+            );
+            return Err(Error::Input(message).into());
+        }
+        nats += sum;
         bar.inc(targets.len() as u64);
     }
     bar.finish_and_clear();

@@ -1,7 +1,8 @@
 //! Where results go: standard output, and files that are whole or not there.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nanomoe::{Error, Result};
 
@@ -41,21 +42,51 @@ pub fn colors() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes `bytes` to `path` so that the file is never seen in part: into a new file beside it, then renamed.
+/// Says a line on standard error. Nobody may be reading it, which is no reason to stop.
+pub fn tell(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes `bytes` to `path` so that the file is never seen in part: into a new file beside it, then renamed. A link is
+/// followed; what is there and is no regular file (a pipe, a terminal, `/dev/null`) is written to and stays what it is.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(name) = path.file_name() else {
+    if path.file_name().is_none() {
         return Err(Error::Usage(format!("{} is not the name of a file", path.display())));
+    }
+    let written = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes))
+        }
+        Ok(_) => fs::canonicalize(path).and_then(|target| replace(&target, bytes)),
+        Err(_) => follow(path).and_then(|target| replace(&target, bytes)),
     };
-    let mut partial = name.to_owned();
+    written.map_err(|error| Error::io(path, error))
+}
+
+/// Where a link that leads to nothing yet leads; `path` itself if it is no link.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    // As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links"))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut partial = path.file_name().unwrap_or_default().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(partial);
-    let written = std::fs::File::create(&partial).and_then(|mut file| {
+    let written = File::create(&partial).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    written.and_then(|()| std::fs::rename(&partial, path)).map_err(|error| {
-        let _ = std::fs::remove_file(&partial);
-        Error::io(path, error)
+    written.and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&partial);
     })
 }
 

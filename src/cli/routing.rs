@@ -3,26 +3,30 @@
 use std::io::{self, Write};
 
 use nanomoe::Error;
-use nanomoe::model::{Forward, LayerRouting, Leak, MoeMode, find_leak};
+use nanomoe::model::{Forward, LayerRouting, Leak, MoeMode, find_leaks};
 use nanomoe::tensor::DType;
 use nanomoe::tokenizer::Specials;
 
 use super::RoutingArgs;
 use super::output::{Done, colors};
-use super::session::{Defaults, Session};
+use super::session::{Defaults, Source};
 
+/// Prefixes that are run to look for leaks: each costs a pass over its tokens.
+const MOST_PREFIXES: usize = 64;
 /// Leaks shown one by one; the rest is counted.
 const MOST_LEAKS: usize = 20;
 /// Width of the longest load bar.
 const BAR: usize = 40;
 
 pub fn run(args: &RoutingArgs) -> Done {
-    let session = Session::open(&args.model, Defaults { device_dtype: DType::BF16, moe: MoeMode::Capacity })?;
-    let tokenizer = session.tokenizer()?;
+    let source = Source::open(&args.model)?;
+    let tokenizer = source.tokenizer()?;
     let ids = tokenizer.encode(&args.text, Specials::Parse)?;
     if ids.is_empty() {
         return Err(Error::Usage("the text has no tokens, expected at least one".into()).into());
     }
+    let defaults = Defaults { device_dtype: DType::BF16, moe: MoeMode::Capacity };
+    let session = source.load(&args.model, defaults)?;
     let ops = session.ops.as_ref();
     let mut workspace = session.model.workspace(ops, ids.len())?;
     let request = Forward { moe: session.moe, routing: true, ..Forward::default() };
@@ -40,13 +44,25 @@ pub fn run(args: &RoutingArgs) -> Done {
         page.load(layer)?;
     }
     if args.leaks {
-        let mut leaks = Vec::new();
-        for prefix_len in 1..ids.len() {
-            leaks.extend(find_leak(&session.model, ops, &mut workspace, &ids, prefix_len, session.moe)?);
-        }
+        let lens = prefix_lens(ids.len());
+        let leaks = find_leaks(&session.model, ops, &mut workspace, &ids, &lens, session.moe)?;
         page.leaks(&tokens, leaks)?;
+        if lens.len() + 1 < ids.len() {
+            let (looked, all) = (lens.len(), ids.len() - 1);
+            writeln!(
+                page.out,
+                "compared with {looked} of its {all} prefixes, evenly spaced: there may be more"
+            )?;
+        }
     }
     Ok(())
+}
+
+/// All proper prefixes of a short text, some of a long one.
+fn prefix_lens(num_tokens: usize) -> Vec<usize> {
+    let all = num_tokens - 1;
+    let count = all.min(MOST_PREFIXES);
+    (1..=count).map(|index| index * all / count).collect()
 }
 
 /// Where the tables go.

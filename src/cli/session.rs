@@ -14,7 +14,16 @@ use nanomoe::tokenizer::Tokenizer;
 use nanomoe::weights::Checkpoint;
 use nanomoe::{Error, Result};
 
+use super::output::tell;
 use super::{DeviceName, ModelArgs};
+
+/// A model's files, looked at and not yet read: what is wrong with them or with the text is said before the work.
+pub struct Source {
+    /// The weights' file.
+    pub checkpoint: Checkpoint,
+    /// The folder; `None` for the model inside the program.
+    dir: Option<PathBuf>,
+}
 
 /// A model, ready to run.
 pub struct Session {
@@ -22,8 +31,6 @@ pub struct Session {
     pub ops: Box<dyn Operations>,
     /// The model, uploaded.
     pub model: Model,
-    /// Its folder.
-    pub dir: PathBuf,
     /// Capacity or dropless.
     pub moe: MoeMode,
 }
@@ -37,40 +44,55 @@ pub struct Defaults {
     pub moe: MoeMode,
 }
 
-impl Session {
-    /// Opens the model `args` names on the device it names.
-    pub fn open(args: &ModelArgs, defaults: Defaults) -> Result<Self> {
-        let dir = model_dir(args)?;
-        let checkpoint = Checkpoint::open(&dir)?;
-        let (device, ops) = open_device(args.device)?;
-        let dtype = dtype(args, device, defaults.device_dtype)?;
-        if args.check_weights {
-            checkpoint.check_finite(dtype)?;
+impl Source {
+    /// The model `args` names; where it names none, the one inside the program, or the one in this repository.
+    pub fn open(args: &ModelArgs) -> Result<Self> {
+        if let Some(dir) = &args.model {
+            return Self::in_folder(dir);
         }
-        let model = Model::load(ops.as_ref(), &checkpoint, dtype)?;
-        let moe = args.moe.map_or(defaults.moe, MoeMode::from);
-        Ok(Session { ops, model, dir, moe })
+        let none_inside = match Checkpoint::embedded() {
+            Ok(checkpoint) => return Ok(Source { checkpoint, dir: None }),
+            Err(error) => error,
+        };
+        let home = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/model"));
+        for dir in [home, Path::new("model")] {
+            if dir.join("model.safetensors").is_file() {
+                return Self::in_folder(dir);
+            }
+        }
+        let home = home.display();
+        Err(Error::Usage(format!(
+            "no default model in {home} nor in ./model: name one with --model ({none_inside})"
+        )))
+    }
+
+    fn in_folder(dir: &Path) -> Result<Self> {
+        Ok(Source { checkpoint: Checkpoint::open(dir)?, dir: Some(dir.to_owned()) })
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.dir.as_ref().map_or("inside this program".to_owned(), |dir| dir.display().to_string())
     }
 
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::for_model(&self.dir, self.model.config().vocab_size)
-    }
-}
-
-/// The folder of the model: the one named, else the one in this repository.
-pub fn model_dir(args: &ModelArgs) -> Result<PathBuf> {
-    if let Some(dir) = &args.model {
-        return Ok(dir.clone());
-    }
-    let here = Path::new("model");
-    let home = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/model"));
-    for dir in [home, here] {
-        if dir.join("model.safetensors").is_file() {
-            return Ok(dir.to_owned());
+        match &self.dir {
+            Some(dir) => Tokenizer::for_model(dir, self.checkpoint.config().vocab_size),
+            None => Tokenizer::embedded(),
         }
     }
-    Err(Error::Usage(format!("no default model in {} nor in ./model: name one with --model", home.display())))
+
+    /// Loads the model on the device `args` names.
+    pub fn load(&self, args: &ModelArgs, defaults: Defaults) -> Result<Session> {
+        let (device, ops) = open_device(args.device)?;
+        let dtype = dtype(args, device, defaults.device_dtype)?;
+        if args.check_weights {
+            self.checkpoint.check_finite(dtype)?;
+        }
+        let model = Model::load(ops.as_ref(), &self.checkpoint, dtype)?;
+        Ok(Session { ops, model, moe: args.moe.map_or(defaults.moe, MoeMode::from) })
+    }
 }
 
 /// The type a model is loaded in on `device`.
@@ -98,12 +120,13 @@ pub fn open_device(name: Option<DeviceName>) -> Result<(DeviceName, Box<dyn Oper
         Some(DeviceName::Cpu) => Ok((DeviceName::Cpu, Box::new(CpuOperations::new()))),
         None => match cuda() {
             Ok(ops) => {
-                eprintln!("running on {}", ops.name());
+                tell(format_args!("running on {}", ops.name()));
                 Ok((DeviceName::Cuda, ops))
             }
             Err(error) => {
                 let ops = CpuOperations::new();
-                eprintln!("running on {}, since no GPU can be used: {}", ops.name(), reason(&error));
+                let name = ops.name();
+                tell(format_args!("running on {name}, since no GPU can be used: {}", reason(&error)));
                 Ok((DeviceName::Cpu, Box::new(ops)))
             }
         },
@@ -113,7 +136,7 @@ pub fn open_device(name: Option<DeviceName>) -> Result<(DeviceName, Box<dyn Oper
 /// An error without the advice that follows it.
 fn reason(error: &Error) -> String {
     match error {
-        Error::NoDriver(_) => "no NVIDIA driver".to_owned(),
+        Error::NoDriver(why) => why.clone(),
         other => other.to_string(),
     }
 }

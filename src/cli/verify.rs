@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
+use nanomoe::error::printable;
 use nanomoe::model::MoeMode;
 use nanomoe::tensor::DType;
 use nanomoe::verify::{Check, verify};
 
-use super::output::{Done, Failure};
-use super::session::{Defaults, Session};
+use super::output::{Done, Failure, tell};
+use super::session::{Defaults, Source};
 use super::{ModelArgs, VerifyArgs};
 
 pub fn run(args: &VerifyArgs) -> Done {
@@ -17,7 +18,8 @@ pub fn run(args: &VerifyArgs) -> Done {
         check_weights: model.check_weights,
         ..*model
     };
-    let session = Session::open(&named, Defaults { device_dtype: DType::F32, moe: MoeMode::Capacity })?;
+    let defaults = Defaults { device_dtype: DType::F32, moe: MoeMode::Capacity };
+    let session = Source::open(&named)?.load(&named, defaults)?;
     let report = verify(dir, session.ops.as_ref(), &session.model, session.moe)?;
 
     let mut out = std::io::stdout().lock();
@@ -36,8 +38,12 @@ pub fn run(args: &VerifyArgs) -> Done {
     }
     for (what, names) in [("not in the folder", &report.missing), ("not known here", &report.unknown)] {
         if !names.is_empty() {
-            writeln!(out, "{what}: {}", names.join(", "))?;
+            writeln!(out, "{what}: {}", printable(&names.join(", ")))?;
         }
+    }
+    if report.checks.is_empty() {
+        tell("nothing was compared: golden.safetensors holds no tensor by a name of this program's");
+        return Err(Failure::Found);
     }
     if report.passed() {
         writeln!(out, "all {} tensors are within the bound", report.checks.len())?;

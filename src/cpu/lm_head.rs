@@ -1,6 +1,7 @@
 use super::gemm::{Add, Epilogue, product};
 use super::rows::{Rows, RowsMut};
 use super::simd;
+use crate::buffer::zeroed;
 use crate::error::{Error, Result};
 use crate::operations::{Activation, LmHeadParams};
 use crate::tensor::{Place, Tensor, TensorMut};
@@ -44,7 +45,7 @@ pub(super) fn lm_head(p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> 
     let epilogue = Epilogue { bias, activation: Activation::Identity, residual: Add::None };
     let block_rows = if logits.is_some() { dims.num_rows } else { BLOCK.min(dims.num_rows) };
     let held = if logits.is_some() { 0 } else { block_rows * dims.vocab_size };
-    let mut held = vec![0.0; held];
+    let mut held = zeroed(held)?;
     for first in (0..dims.num_rows).step_by(block_rows.max(1)) {
         let rows = block_rows.min(dims.num_rows - first);
         let block = match &mut logits {

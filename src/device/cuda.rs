@@ -17,6 +17,45 @@ use crate::tensor::{DType, Element, Place, Tensor, TensorMut, TensorView};
 /// Driver branch that runs code of CUDA 13.
 const DRIVER_BRANCH: u32 = 580;
 
+/// What this file calls in the driver, through cudarc too, which panics at the first call of one that is not there.
+const ENTRY_POINTS: &[&str] = &[
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuLaunchKernelEx",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuTensorMapEncodeTiled",
+];
+
 /// One NVIDIA GPU, in its primary context.
 #[derive(Debug)]
 pub struct CudaDevice {
@@ -33,14 +72,14 @@ pub fn probe() -> Result<()> {
     // SAFETY: loading the driver runs its initialisers, as every CUDA program does.
     let library = unsafe { libloading::Library::new("libcuda.so.1") }
         .map_err(|error| Error::NoDriver(error.to_string()))?;
-    let entry = |name: &[u8]| -> Result<usize> {
+    let entry = |name: &str| -> Result<usize> {
         // SAFETY: the symbol is only kept as an address here.
-        unsafe { library.get::<unsafe extern "C" fn()>(name) }
+        unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }
             .map(|symbol| *symbol as usize)
-            .map_err(|error| Error::NoDriver(error.to_string()))
+            .map_err(|_| Error::NoDriver(format!("libcuda.so.1 lacks {name}")))
     };
-    let init = entry(b"cuInit\0")?;
-    let get_version = entry(b"cuDriverGetVersion\0")?;
+    let init = entry("cuInit")?;
+    let get_version = entry("cuDriverGetVersion")?;
     // SAFETY: these are the C signatures of cuInit and cuDriverGetVersion in every driver.
     let (init, get_version) = unsafe {
         (
@@ -51,7 +90,10 @@ pub fn probe() -> Result<()> {
     // SAFETY: cuInit takes 0 flags and may be called any number of times.
     match unsafe { init(0) } {
         0 => {}
-        34 => return Err(Error::NoDriver("it is a stub (CUDA_ERROR_STUB_LIBRARY)".to_owned())),
+        34 => {
+            let message = "libcuda.so.1 is a toolkit's stub, not a driver: CUDA_ERROR_STUB_LIBRARY";
+            return Err(Error::NoDriver(message.to_owned()));
+        }
         100 => return Err(Error::NoDevice("CUDA_ERROR_NO_DEVICE".to_owned())),
         code => return Err(Error::NoDevice(format!("cuInit returned {code}"))),
     }
@@ -67,6 +109,12 @@ pub fn probe() -> Result<()> {
             needed_branch: DRIVER_BRANCH,
         });
     }
+    // After the version, which says more of an old driver than what it lacks.
+    for name in ENTRY_POINTS {
+        entry(name)?;
+    }
+    // Which of the two cudarc calls depends on the CUDA version it was built for.
+    entry("cuEventElapsedTime_v2").or_else(|_| entry("cuEventElapsedTime"))?;
     // The driver stays loaded: unloading it while it has threads is not supported.
     std::mem::forget(library);
     Ok(())

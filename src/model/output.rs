@@ -28,6 +28,19 @@ pub struct ForwardOutput {
     pub routing: Vec<LayerRouting>,
 }
 
+impl ForwardOutput {
+    /// Where the first number that is not finite comes from, in a pass that handed out its hidden states.
+    pub fn origin_of_not_finite(&self) -> String {
+        let not_finite = |values: &[f32]| values.iter().any(|value| !value.is_finite());
+        match self.hidden_states.iter().position(|state| not_finite(state)) {
+            Some(0) => "the embedding".to_owned(),
+            Some(state) => format!("block {}", state - 1),
+            None if not_finite(&self.final_norm) => "the final norm".to_owned(),
+            None => "the head".to_owned(),
+        }
+    }
+}
+
 /// The decisions of one router.
 #[derive(Clone, Debug)]
 pub struct LayerRouting {

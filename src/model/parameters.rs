@@ -1,6 +1,6 @@
 //! A model's parameters, uploaded.
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, zeroed};
 use crate::error::Result;
 use crate::operations::Operations;
 use crate::tensor::{DType, Tensor};
@@ -95,10 +95,14 @@ impl Uploader<'_> {
     fn upload(&mut self, weight: Weight) -> Result<Buffer> {
         let dtype = if weight.is_matrix() { self.dtype } else { DType::F32 };
         let len: usize = self.checkpoint.shape(weight).iter().product();
-        self.bytes.resize(len * dtype.size(), 0);
-        self.checkpoint.read(weight, dtype, &mut self.bytes)?;
+        let size = len * dtype.size();
+        if self.bytes.len() < size {
+            self.bytes = zeroed(size)?;
+        }
+        let bytes = &mut self.bytes[..size];
+        self.checkpoint.read(weight, dtype, bytes)?;
         let mut buffer = self.ops.allocate(dtype, len)?;
-        self.ops.upload(buffer.tensor_mut(&[len]), &self.bytes)?;
+        self.ops.upload(buffer.tensor_mut(&[len]), bytes)?;
         Ok(buffer)
     }
 

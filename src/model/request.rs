@@ -136,9 +136,8 @@ impl<'a> Step<'a> {
         }
         if first_position + seq_len > most {
             let len = first_position + seq_len;
-            return refuse(format!(
-                "a sequence of {len} tokens, but at most {most} fit (block size, KV cache)"
-            ));
+            let limit = if most < config.block_size { "KV cache" } else { "position table" };
+            return refuse(format!("a sequence of {len} tokens, but at most {most} fit the {limit}"));
         }
         let step = Step {
             ops,

@@ -1,6 +1,6 @@
 //! All memory of a forward pass, allocated before the first.
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, zeroed};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::operations::{MoeDispatchParams, Operations, TopkGatingParams};
@@ -124,19 +124,19 @@ pub(super) fn upload_i32(ops: &dyn Operations, buffer: &mut Buffer, values: &[i3
 
 /// The first `len` integers of a buffer.
 pub(super) fn download_i32(ops: &dyn Operations, buffer: &Buffer, len: usize) -> Result<Vec<i32>> {
-    let mut values = vec![0; len];
+    let mut values = zeroed(len)?;
     ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }
 
 /// The first `len` numbers of a buffer of any float type, as f32.
 pub(super) fn download_f32(ops: &dyn Operations, buffer: &Buffer, len: usize) -> Result<Vec<f32>> {
-    let mut values = vec![0.0f32; len];
+    let mut values: Vec<f32> = zeroed(len)?;
     if buffer.dtype() == DType::F32 {
         ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut values))?;
         return Ok(values);
     }
-    let mut halves = vec![0u16; len];
+    let mut halves: Vec<u16> = zeroed(len)?;
     ops.download(buffer.tensor(&[len]), bytemuck::cast_slice_mut(&mut halves))?;
     for (value, bits) in values.iter_mut().zip(halves) {
         *value = match buffer.dtype() {

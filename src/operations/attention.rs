@@ -6,7 +6,7 @@ use crate::tensor::{AsView, DType, Place, Tensor, TensorMut, TensorView};
 const CHECK: Checker = Checker { operation: "attention" };
 
 /// Largest head dimension the kernels take.
-const MAX_HEAD_DIM: usize = 256;
+pub(crate) const MAX_HEAD_DIM: usize = 256;
 
 /// Causal scaled-dot-product attention (Vaswani et al. 2017, arXiv:1706.03762), fused with an online softmax
 /// (Dao et al. 2022, arXiv:2205.14135): `out = softmax(q · kᵀ · softmax_scale + causal mask) · v`, per head.

@@ -7,7 +7,7 @@ const CHECK_LOGITS: Checker = Checker { operation: "router_logits" };
 const CHECK: Checker = Checker { operation: "topk_gating" };
 
 /// Most experts the kernels take.
-const MAX_EXPERTS: usize = 1024;
+pub(crate) const MAX_EXPERTS: usize = 1024;
 
 /// Router logits in f32: `logits = x · weightᵀ`, plus `softplus(x · noise.weightᵀ) · N(0, 1)` with noise.
 #[derive(Clone, Copy, Debug)]

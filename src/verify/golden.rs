@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::weights::TensorFile;
 
 /// The tensors of a `golden.safetensors`, by name.
 #[derive(Clone, Debug)]
@@ -61,17 +62,28 @@ impl Golden {
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::File`] when it is broken or holds another type.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| Error::file(path, format!("not a sound safetensors file: {error}")))?;
+        Self::read(path, |_| true)
+    }
+
+    /// Reads `input_ids` and `targets` alone, whatever else the file holds.
+    ///
+    /// # Errors
+    /// As [`Golden::open`].
+    pub fn open_inputs(path: &Path) -> Result<Self> {
+        Self::read(path, |name| matches!(name, "input_ids" | "targets"))
+    }
+
+    fn read(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+        let file = TensorFile::map(path)?;
         let mut tensors = BTreeMap::new();
-        for (name, tensor) in file.tensors() {
-            let words = || tensor.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
-            let values = match tensor.dtype() {
+        for entry in file.entries()?.into_iter().filter(|entry| wanted(&entry.name)) {
+            let (name, data) = (entry.name, file.data(&entry.bytes));
+            let words = || data.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+            let values = match entry.dtype {
                 Dtype::F32 => Values::Float(words().map(f32::from_le_bytes).collect()),
                 Dtype::I32 => Values::Int(words().map(|word| i64::from(i32::from_le_bytes(word))).collect()),
                 Dtype::I64 => {
-                    let (longs, _) = tensor.data().as_chunks::<8>();
+                    let (longs, _) = data.as_chunks::<8>();
                     Values::Int(longs.iter().map(|&long| i64::from_le_bytes(long)).collect())
                 }
                 other => {
@@ -81,7 +93,7 @@ impl Golden {
                     ));
                 }
             };
-            tensors.insert(name, GoldenTensor { shape: tensor.shape().to_vec(), values });
+            tensors.insert(name, GoldenTensor { shape: entry.shape, values });
         }
         Ok(Golden { path: path.into(), tensors })
     }
@@ -120,18 +132,20 @@ impl Golden {
         Ok((batch_size, ids.collect::<Result<_>>()?))
     }
 
-    /// The targets, if there are any.
+    /// The targets `[batch_size, seq_len]`, if there are any.
     ///
     /// # Errors
-    /// [`Error::File`] when they are not `num_tokens` integers.
-    pub fn targets(&self, num_tokens: usize) -> Result<Option<Vec<i64>>> {
+    /// [`Error::File`] when they are not integers in the shape of `input_ids`.
+    pub fn targets(&self) -> Result<Option<Vec<i64>>> {
+        let shape = self.get("input_ids").map(|ids| ids.shape.as_slice());
         match self.get("targets") {
             None => Ok(None),
-            Some(GoldenTensor { values: Values::Int(ids), .. }) if ids.len() == num_tokens => {
+            Some(GoldenTensor { values: Values::Int(ids), shape: own }) if Some(own.as_slice()) == shape => {
                 Ok(Some(ids.clone()))
             }
             Some(tensor) => {
-                let message = format!("targets has shape {:?}, expected {num_tokens} integers", tensor.shape);
+                let (own, wanted) = (&tensor.shape, shape.unwrap_or_default());
+                let message = format!("targets has shape {own:?}, expected integers {wanted:?} as input_ids");
                 Err(Error::file(&self.path, message))
             }
         }

@@ -1,11 +1,13 @@
 //! What every module of the suite uses: executors, random data, comparison.
 
+mod any;
 mod checkpoint;
 mod compare;
 mod counting;
 mod executors;
 mod padded;
 
+pub use any::{Reach, any_layout, for_any};
 pub use checkpoint::{
     Draft, RawTensor, Scratch, default_model, golden, read_safetensors, safetensors_bytes, with_header,
 };
