@@ -5,8 +5,8 @@
 //! a fatbin, compressed (nvcc 13) or not. What the virtual GPU finds wrong goes to standard error, and fails the call
 //! that waits for the work with CUDA_ERROR_LAUNCH_FAILED.
 //!
-//! Environment: `VIRTUAL_GPU_DEVICE` is `h200` (default), `a100` or `none`; `VIRTUAL_GPU_MEMORY` limits device memory in
-//! bytes; `VIRTUAL_GPU_DRIVER_VERSION` is what the driver says of itself, such as 12040 (default 13000).
+//! Environment: `VIRTUAL_GPU_DEVICE` is `h200` (default), `a100`, `t4` (compute capability 7.5 and nothing else of a T4:
+//! for code that does not run there) or `none`; `VIRTUAL_GPU_MEMORY` limits device memory in bytes; `VIRTUAL_GPU_DRIVER_VERSION` is what the driver says of itself, such as 12040 (default 13000).
 
 mod attributes;
 mod fatbin;
@@ -173,6 +173,9 @@ fn open() -> Option<Driver> {
     let mut description = match std::env::var("VIRTUAL_GPU_DEVICE").as_deref() {
         Ok("none") => return None,
         Ok("a100") => Description::a100(),
+        Ok("t4") => {
+            Description { name: "Virtual T4".to_owned(), compute_capability: (7, 5), ..Description::a100() }
+        }
         _ => Description::h200(),
     };
     if let Some(bytes) = std::env::var("VIRTUAL_GPU_MEMORY").ok().and_then(|bytes| bytes.parse().ok()) {
