@@ -22,7 +22,7 @@ fn agrees(dir: &std::path::Path) -> Result<(), Failed> {
     let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
     let targets = golden.targets()?;
     let targets: Option<Vec<i32>> = targets.map(|targets| targets.into_iter().map(|id| id as i32).collect());
-    let routing = reference::Routing { capacity: true, forced_ids: None };
+    let routing = reference::Routing { capacity: true, ..reference::Routing::default() };
     let trace = reference::forward(&checkpoint, batch_size, &ids, targets.as_deref(), routing)?;
 
     let seq_len = ids.len() / batch_size;

@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("tokenizer::refused", refused),
     ];
     trials.push(llama());
+    trials.push(with_feature(cfg!(feature = "sentencepiece"), "features::sentencepiece", sentencepiece));
     trials
 }
 
@@ -136,6 +137,57 @@ fn refused() -> Result<(), Failed> {
     }
     let tokenizer = Tokenizer::gpt2()?;
     assert!(tokenizer.decode(&[50300]).unwrap_err().to_string().contains("50300"));
+    Ok(())
+}
+
+/// A trial of a feature that this build may not have.
+pub fn with_feature(is_on: bool, name: &str, run: fn() -> Result<(), Failed>) -> Trial {
+    if is_on {
+        return Trial::test(name, run);
+    }
+    Trial::test(name, || Ok(())).with_kind("built without the feature").with_ignored_flag(true)
+}
+
+/// A SentencePiece model written by hand: a protobuf of pieces, the trainer's settings and the normaliser's.
+fn sentencepiece() -> Result<(), Failed> {
+    // A field of bytes, and one of a small number.
+    let bytes = |field: u8, value: &[u8]| [&[field << 3 | 2, value.len() as u8][..], value].concat();
+    let number = |field: u8, value: u8| vec![field << 3, value];
+    let (normal, unknown, control) = (1, 2, 3);
+    let pieces = [
+        ("<unk>", 0.0f32, unknown),
+        ("<s>", 0.0, control),
+        ("</s>", 0.0, control),
+        ("ab", -1.0, normal),
+        ("\u{2581}ab", -2.0, normal),
+        ("\u{2581}", -3.0, normal),
+        ("a", -4.0, normal),
+        ("b", -5.0, normal),
+        ("c", -6.0, normal),
+    ];
+    let mut model = Vec::new();
+    for (text, score, kind) in pieces {
+        let score = [&[2 << 3 | 5][..], &score.to_le_bytes()].concat();
+        model.extend(bytes(1, &[bytes(1, text.as_bytes()), score, number(3, kind)].concat()));
+    }
+    let byte_pairs = 2;
+    model.extend(bytes(2, &number(3, byte_pairs)));
+    model.extend(bytes(3, &bytes(1, b"identity")));
+
+    let scratch = Scratch::new();
+    std::fs::write(scratch.0.join("tokenizer.model"), &model)?;
+    let tokenizer = Tokenizer::for_model(&scratch.0, 9)?;
+    assert_eq!((tokenizer.num_ids(), tokenizer.end_of_text()), (9, Some(2)));
+    for (text, ids) in [("ab", &[4][..]), ("abc ab", &[4, 8, 4]), ("ca", &[5, 8, 6])] {
+        assert_eq!(tokenizer.encode(text, Specials::Text)?, ids, "{text:?}");
+        assert_eq!(tokenizer.decode(ids)?, text);
+    }
+    // The space of a word that goes on is given out, the one that only begins a text is not.
+    let mut stream = tokenizer.stream(&[4]);
+    assert_eq!(stream.push(4)?, " ab");
+    std::fs::write(scratch.0.join("tokenizer.model"), &model[..model.len() - 3])?;
+    let error = Tokenizer::for_model(&scratch.0, 9).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.model: ") && !error.contains('\n'), "{error}");
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! The Python programs in `tools/`, as people use them. Trials that need PyTorch are ignored, saying so, without it.
+//! The Python programs in `tools/`, as people use them. The trial of training is ignored, saying so, without PyTorch;
+//! checkpoints to convert are made by PyTorch where it is, else by a stand-in that writes the same file.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -6,8 +7,9 @@ use std::sync::OnceLock;
 
 use libtest_mimic::{Failed, Trial};
 use nanomoe::cpu::CpuOperations;
-use nanomoe::model::{Model, MoeMode};
+use nanomoe::model::{Forward, Model, MoeMode, Targets};
 use nanomoe::tensor::DType;
+use nanomoe::tokenizer::{Specials, Tokenizer};
 use nanomoe::weights::{Checkpoint, Weight};
 use serde_json::json;
 
@@ -18,18 +20,30 @@ use crate::common::{Scratch, golden, report, repository, rounded};
 /// JSON, each Python that may change `checkpoint`, Python run once it is saved, and options of the converter. Case N
 /// is converted from N.pt to N; printed are the exit code and the standard error of each.
 const CONVERT_ALL: &str = r#"
-import contextlib, io, json, runpy, sys, torch
-from safetensors.torch import load_file
+import contextlib, io, json, runpy, sys
+sys.path.insert(0, "tests/common")
+try:
+    import torch
+except ImportError:
+    import torchlike as torch
 converter, folder, out, cases = sys.argv[1:]
 outcomes = []
+def load_file(path):
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = file.read()
+    header.pop("__metadata__", None)
+    places = {name: info["data_offsets"] for name, info in header.items()}
+    return {name: torch.frombuffer(bytearray(data[slice(*places[name])]), dtype=torch.float32).reshape(info["shape"])
+            for name, info in header.items()}
 for number, (before, after, options) in enumerate(json.loads(cases)):
     config = json.load(open(f"{folder}/config.json"))
     tensors = load_file(f"{folder}/model.safetensors")
     model = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
     model["_orig_mod.lm_head.weight"] = model["_orig_mod.transformer.wte.weight"]
-    model["_orig_mod.transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()
+    model["_orig_mod.transformer.h.0.attn.bias"] = torch.zeros(1, 1, 64, 64)
     del config["model_type"]
-    checkpoint = {"model": model, "model_args": config, "iter_num": 7, "best_val_loss": torch.tensor(3.5),
+    checkpoint = {"model": model, "model_args": config, "iter_num": 7, "best_val_loss": torch.zeros(1),
                   "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}, "config": {"out_dir": "out"}}
     exec(before)
     path = f"{out}/{number}.pt"
@@ -47,10 +61,11 @@ print(json.dumps(outcomes))
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        with_torch("tools::convert::reproduces_pytorch", reproduces_pytorch),
-        with_torch("tools::convert::dtypes", dtypes),
-        with_torch("tools::convert::bad_checkpoints", bad_checkpoints),
+        Trial::test("tools::convert::reproduces_pytorch", reproduces_pytorch),
+        Trial::test("tools::convert::dtypes", dtypes),
+        Trial::test("tools::convert::bad_checkpoints", bad_checkpoints),
         Trial::test("tools::convert::bad_arguments", bad_arguments),
+        with_torch("tools::train::two_steps", train),
     ]
 }
 
@@ -70,7 +85,7 @@ fn with_torch(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
 }
 
 fn python(args: &[&str]) -> std::io::Result<Output> {
-    Command::new("python3").args(args).stdin(Stdio::null()).output()
+    Command::new("python3").args(args).current_dir(repository(".")).stdin(Stdio::null()).output()
 }
 
 fn text(path: &Path) -> &str {
@@ -201,7 +216,10 @@ fn bad_checkpoints() -> Result<(), Failed> {
             changed("model['_orig_mod.transformer.wpe.weight'] = {}"),
             "wpe.weight is a dict, expected a tensor",
         ),
-        (changed("for name in model: model[name] = model[name].double()"), "has dtype torch.float64"),
+        (
+            changed("for name in model: model[name] = model[name].double()"),
+            "has dtype Double, which nanomoe does not read",
+        ),
         (changed("checkpoint = [1, 2]"), "holds a list, expected a dictionary"),
         (changed("checkpoint['config'] = __import__('pathlib').PurePosixPath('out')"), "holds pathlib"),
         (
@@ -234,6 +252,48 @@ fn bad_checkpoints() -> Result<(), Failed> {
         assert!(error.contains(&format!("{number}.pt: ")), "{error} names the file");
     }
     assert!(!converted.0.join("run").exists(), "code in the checkpoint was run");
+    Ok(())
+}
+
+/// Two steps of a tiny model: what is written is a model of this crate, and scores as the training said.
+fn train() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let (texts, out) = (scratch.0.join("texts"), scratch.0.join("out"));
+    std::fs::create_dir(&texts)?;
+    let story = |king: &str| format!("Once upon a time there was {king}, who had a daughter. ").repeat(40);
+    for (name, king) in [("a.txt", "a king"), ("b.txt", "a queen"), ("c.txt", "a miller")] {
+        std::fs::write(texts.join(name), story(king))?;
+    }
+    let program = repository("tools/train.py");
+    let sizes = "--steps 2 --batch 2 --context 16 --vocab 300 --layers 2 --heads 2 --width 16 --experts 4 --device cpu";
+    let arguments = [text(&program), text(&texts), text(&out), "--held-out", "b.txt"];
+    succeeds(&arguments.into_iter().chain(sizes.split(' ')).collect::<Vec<_>>());
+
+    let checkpoint = Checkpoint::open(&out)?;
+    assert_eq!(checkpoint.stored_dtype(Weight::TokenEmbedding), Some(DType::BF16));
+    let tokenizer = Tokenizer::for_model(&out, checkpoint.config().vocab_size)?;
+    assert_eq!(tokenizer.end_of_text(), Some(0));
+    let training: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("training.json"))?)?;
+    let known: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(repository("model/training.json"))?)?;
+    let fields = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(fields(&training), fields(&known));
+    assert_eq!((&training["held_out"], &training["steps"]), (&json!("b"), &json!(2)));
+
+    let (ops, ids) = (CpuOperations::new(), tokenizer.encode(&story("a queen"), Specials::Text)?);
+    let model = Model::load(&ops, &checkpoint, DType::F32)?;
+    let mut workspace = model.workspace(&ops, 16)?;
+    let mut nats = 0.0;
+    for begin in (0..ids.len() - 1).step_by(16) {
+        let end = (begin + 16).min(ids.len() - 1);
+        let targets: Vec<i64> = ids[begin + 1..=end].iter().map(|&id| i64::from(id)).collect();
+        let targets = Some(Targets { ids: &targets, ignore_index: -1 });
+        let request = Forward { targets, ..Forward::default() };
+        let output = model.forward(&ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
+        nats += output.token_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    }
+    let (mean, said) = (nats / (ids.len() - 1) as f64, training["loss_nats_per_token_bf16_weights"].as_f64());
+    assert!(said.is_some_and(|said| (said - mean).abs() < 1e-4), "{mean}, training.json says {said:?}");
     Ok(())
 }
 

@@ -34,10 +34,12 @@ pub struct Routing<'a> {
     pub capacity: bool,
     /// Expert ids `[num_tokens, k]` of each MoE layer, instead of the routers' choices.
     pub forced_ids: Option<&'a [Vec<i32>]>,
+    /// Key of the noise of noisy routers; the n-th MoE layer, counted from 1, adds n times 2⁶⁴/φ to it.
+    pub noise_seed: u64,
 }
 
 /// The forward pass of `checkpoint` over `ids` `[batch_size, seq_len]`, with the cross-entropy of `targets`
-/// (already shifted, -1 ignored). Models with noisy routers are beyond it.
+/// (already shifted, -1 ignored).
 ///
 /// # Errors
 /// What reading the checkpoint refuses.
@@ -168,7 +170,10 @@ impl Pass<'_> {
         let (hidden_size, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let (num_experts, k) = (moe.num_experts, moe.num_experts_per_token);
         let num_tokens = normed.len() / hidden_size;
-        let logits = router_logits(normed, &self.layer(layer, LayerWeight::Router)?, None, hidden_size);
+        let scale = self.optional(Weight::Layer(layer, LayerWeight::RouterNoise))?;
+        let step = 0x9E37_79B9_7F4A_7C15u64.wrapping_mul(trace.routing.len() as u64 + 1);
+        let noise = scale.as_deref().map(|scale| (scale, self.routing.noise_seed.wrapping_add(step)));
+        let logits = router_logits(normed, &self.layer(layer, LayerWeight::Router)?, noise, hidden_size);
         let forced = self.routing.forced_ids.map(|layers| layers[trace.routing.len()].as_slice());
         let gating = topk_gating(&logits, num_experts, k, &GatingSpec::NANO_MOE, None, forced);
         let capacity = expert_capacity(num_tokens, num_experts, k, moe.eval_capacity, moe.min_capacity);
