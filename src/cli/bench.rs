@@ -213,7 +213,7 @@ fn measure(args: &BenchArgs, cases: &[Case]) -> Done {
         write_drawing(dir, "roofline.svg", &drawing)?;
     }
     if is_out_of_time {
-        eprintln!("stopped after {} s: run it again with --resume", started.elapsed().as_secs());
+        tell(format_args!("stopped after {} s: run it again with --resume", started.elapsed().as_secs()));
         return Err(Failure::OutOfTime);
     }
     if wrong { Err(Failure::Found) } else { Ok(()) }
