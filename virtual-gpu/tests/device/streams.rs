@@ -307,7 +307,8 @@ fn captures_refuse_what_the_driver_refuses() {
     assert!(matches!(gpu.end_capture(main), Err(Error::CaptureInvalidated(_))));
 
     type Call = fn(&Gpu, Stream, Stream, virtual_gpu::Event) -> Result<(), Error>;
-    let calls: [(Call, fn(&Error) -> bool); 7] = [
+    type Refused = fn(&Error) -> bool;
+    let calls: [(Call, Refused); 7] = [
         (|gpu, main, _, _| gpu.stream_synchronize(main), |e| matches!(e, Error::CaptureUnsupported(_))),
         (|gpu, main, _, _| gpu.stream_query(main), |e| matches!(e, Error::CaptureUnsupported(_))),
         (|gpu, _, _, _| gpu.synchronize(), |e| matches!(e, Error::CaptureUnsupported(_))),
