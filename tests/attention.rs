@@ -122,11 +122,10 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
                 }));
             }
         }
-        for &executor in executors.iter().filter(|e| e.name != "cpu" && dtype != DType::F32) {
+        for &executor in executors.iter().filter(|e| e.may_be_hopper() && dtype != DType::F32) {
             for case in [64, 128].into_iter().flat_map(wgmma_cases) {
-                trials.push(hopper_trial("attention_wgmma", dtype, name(case), executor, move |_| {
-                    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, case)
-                }));
+                let run = move |ops: &DeviceOperations| run_wgmma_on(ops, dtype, case);
+                trials.push(hopper_trial("attention_wgmma", dtype, name(case), executor, run));
             }
         }
         for &executor in executors {
@@ -157,7 +156,7 @@ fn bound(dtype: DType, head_dim: usize, sharpness: f32) -> Bound {
 
 /// A case by the portable kernels, on Hopper too.
 fn run_portable(executor: Executor, ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
-    if executor.name == "cpu" {
+    if executor.is_cpu() {
         return run_by(ops, dtype, case, &|p| ops.attention(p));
     }
     let portable = device_operations(executor, Numerics::BatchInvariant)?;

@@ -8,8 +8,8 @@ use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Reach, check_close, decode, device_operations, encode, executors, for_any, hopper_trial,
-    random, rounded, trial, upload,
+    Bound, Executor, Reach, check_close, decode, device_operations, encode, for_any, hopper_trial, random,
+    rounded, trial, upload,
 };
 
 /// The three storage types.
@@ -402,10 +402,6 @@ pub fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
     cases
 }
 
-fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
-}
-
 /// A case by the Hopper kernel of this tile.
 pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
     let product = |p: GemmParams<Tensor<'_>, TensorMut<'_>>| {
@@ -449,29 +445,26 @@ fn run_picks() -> Result<(), Failed> {
 }
 
 /// Every trial of `gemm`.
-pub fn trials() -> Vec<Trial> {
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
     let mut trials = vec![Trial::test("gemm::picks", run_picks)];
-    for &executor in executors() {
-        if executor.name == "cpu" {
-            continue;
-        }
+    for &executor in executors.iter().filter(|executor| executor.may_be_hopper()) {
         for dtype in [DType::BF16, DType::F16] {
             for tile in WgmmaTile::GEMM {
                 for case in wgmma_cases(tile) {
-                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, case);
+                    let run = move |ops: &DeviceOperations| run_wgmma_on(ops, dtype, tile, case);
                     let name = format!("{}_{}", tile_name(tile), case.name());
                     trials.push(hopper_trial("gemm_wgmma", dtype, name, executor, run));
                 }
             }
         }
     }
-    for &executor in executors() {
+    for &executor in executors {
         for dtype in DTYPES {
             for case in cases() {
                 trials.push(trial("gemm", dtype, case.name(), executor, move |ops| run(ops, dtype, case)));
             }
             trials.push(trial("gemm", dtype, "empty", executor, move |ops| run_empty(ops, dtype)));
-            if executor.name != "cpu" {
+            if !executor.is_cpu() {
                 let run = move |_: &dyn Operations| {
                     run_alone_and_together(&device_operations(executor, Numerics::BatchInvariant)?, dtype)
                 };

@@ -35,7 +35,10 @@ pub fn trials() -> Vec<Trial> {
         add("crops_once", crops_once);
         add("names_the_layer_of_a_nan", names_the_layer_of_a_nan);
         add("stops", stops);
-        add("default_model_greedy", default_model_greedy);
+        if executor.name != "ampere" {
+            // 11.6 million parameters for 68 steps: once is enough patience with an interpreter.
+            add("default_model_greedy", default_model_greedy);
+        }
     }
     trials
 }

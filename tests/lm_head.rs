@@ -1,15 +1,15 @@
 //! Logits, argmax and cross-entropy against the f64 reference.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, lm_head_with_wgmma};
+use nanomoe::kernels::{DeviceOperations, WgmmaTile, lm_head_with_wgmma};
 use nanomoe::operations::{CrossEntropy, LmHeadParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Reach, check_close, check_equal, device_operations, download, download_i32, executors,
-    for_any, hopper_trial, random, rounded, trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, check_equal, device_operations, download, download_i32, for_any,
+    hopper_trial, random, rounded, trial, upload, upload_i32,
 };
 use crate::gemm::{DTYPES, tile_name, wide};
 
@@ -211,10 +211,6 @@ pub const WGMMA_CASES: &[Making] = &[
     }),
 ];
 
-fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
-}
-
 /// A case by the Hopper kernel of this tile.
 pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
     let product = |p: LmHeadParams<Tensor<'_>, TensorMut<'_>>| {
@@ -273,18 +269,18 @@ fn run_extremes(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
 }
 
 /// Every trial of `lm_head`.
-pub fn trials() -> Vec<Trial> {
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for &executor in executors() {
+    for &executor in executors {
         for dtype in [DType::BF16, DType::F16] {
             for tile in WgmmaTile::LM_HEAD {
                 let gathers = tile != WgmmaTile::T256x128;
                 let chosen = |&&(name, _): &&Making| gathers && name == "chosen_rows";
                 for &(name, make) in WGMMA_CASES.iter().chain(CASES.iter().filter(chosen)) {
-                    if executor.name == "cpu" {
+                    if !executor.may_be_hopper() {
                         continue;
                     }
-                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, make(dtype));
+                    let run = move |ops: &DeviceOperations| run_wgmma_on(ops, dtype, tile, make(dtype));
                     let name = format!("{}_{name}", tile_name(tile));
                     trials.push(hopper_trial("lm_head_wgmma", dtype, name, executor, run));
                 }

@@ -22,6 +22,7 @@ mod model;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod orders;
 mod properties;
 mod readme;
 mod recorded;
@@ -33,32 +34,34 @@ mod weights;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
+    let executors = common::executors();
     let modules = [
-        attention::trials(common::executors()),
+        attention::trials(executors),
         bad_input::trials(),
         bench::trials(),
         cli::trials(),
         config::trials(),
         driver::trials(),
-        embedding::trials(common::executors()),
-        gemm::trials(),
+        embedding::trials(executors),
+        gemm::trials(executors),
         hopper::trials(),
         generate::trials(),
-        layer_norm::trials(common::executors()),
-        lm_head::trials(),
+        layer_norm::trials(executors),
+        lm_head::trials(executors),
         measuring::trials(),
-        mlp::trials(),
+        mlp::trials(executors),
         model::trials(),
-        moe_combine::trials(common::executors()),
-        moe_dispatch::trials(common::executors()),
-        moe_gemm::trials(),
+        moe_combine::trials(executors),
+        moe_dispatch::trials(executors),
+        moe_gemm::trials(executors),
+        orders::trials(),
         properties::trials(),
         readme::trials(),
         recorded::trials(),
         reference::trials(),
         tokenizer::trials(),
         tools::trials(),
-        topk_gating::trials(common::executors()),
+        topk_gating::trials(executors),
         weights::trials(),
     ];
     // tools/run-on-gpu names the trials to run in a file, a line each: a filter is only one.

@@ -5,7 +5,7 @@ use nanomoe::operations::{Activation, MlpParams, Operations, Residual};
 use nanomoe::reference;
 use nanomoe::tensor::DType;
 
-use crate::common::{Bound, check_close, download, executors, random, rounded, trial, upload};
+use crate::common::{Bound, Executor, check_close, download, random, rounded, trial, upload};
 use crate::gemm::{DTYPES, activate, wide};
 
 #[derive(Clone, Copy)]
@@ -83,7 +83,7 @@ fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
 }
 
 /// Every trial of `mlp`.
-pub fn trials() -> Vec<Trial> {
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
     let case = |num_tokens, hidden_size, intermediate_size| Case {
         num_tokens,
         hidden_size,
@@ -103,7 +103,7 @@ pub fn trials() -> Vec<Trial> {
         Case { activation: Activation::GeluTanh, has_bias: false, adds_residual: false, ..case(70, 64, 70) },
     ];
     let mut trials = Vec::new();
-    for &executor in executors() {
+    for &executor in executors {
         for dtype in DTYPES {
             for case in cases {
                 let mut shape =

@@ -1,15 +1,15 @@
 //! The grouped matrix product against the f64 reference: every way in which rows can be spread over experts.
 
 use libtest_mimic::{Failed, Trial};
-use nanomoe::kernels::{DeviceOperations, Numerics, WgmmaTile, moe_gemm_with_wgmma};
+use nanomoe::kernels::{DeviceOperations, WgmmaTile, moe_gemm_with_wgmma};
 use nanomoe::operations::{Activation, MoeGemmParams, Operations};
 use nanomoe::reference;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Reach, check_close, device_operations, download, executors, for_any, hopper_trial,
-    random, rounded, trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, device_operations, download, for_any, hopper_trial, random, rounded,
+    trial, upload, upload_i32,
 };
 use crate::gemm::{DTYPES, activate, tile_name, wide};
 
@@ -35,10 +35,6 @@ type Product<'a> = &'a dyn Fn(MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> nanom
 
 fn run(ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     run_by(ops, dtype, case, &|p| ops.moe_gemm(p))
-}
-
-fn run_wgmma(executor: Executor, dtype: DType, tile: WgmmaTile, case: Case) -> Result<(), Failed> {
-    run_wgmma_on(&device_operations(executor, Numerics::Fast)?, dtype, tile, case)
 }
 
 /// A case by the Hopper kernel of this tile.
@@ -201,14 +197,14 @@ fn run_picks() -> Result<(), Failed> {
 }
 
 /// Every trial of `moe_gemm`.
-pub fn trials() -> Vec<Trial> {
+pub fn trials(executors: &[Executor]) -> Vec<Trial> {
     let mut trials = vec![Trial::test("moe_gemm::picks", run_picks)];
-    for &executor in executors() {
+    for &executor in executors {
         for dtype in [DType::BF16, DType::F16] {
             for tile in WgmmaTile::MOE {
-                for case in wgmma_cases(tile).into_iter().filter(|_| executor.name != "cpu") {
+                for case in wgmma_cases(tile).into_iter().filter(|_| executor.may_be_hopper()) {
                     let name = format!("{}_{}", tile_name(tile), case.name);
-                    let run = move |_: &dyn Operations| run_wgmma(executor, dtype, tile, case);
+                    let run = move |ops: &DeviceOperations| run_wgmma_on(ops, dtype, tile, case);
                     trials.push(hopper_trial("moe_gemm_wgmma", dtype, name, executor, run));
                 }
             }

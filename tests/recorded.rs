@@ -12,6 +12,7 @@ use nanomoe::model::{Forward, ForwardOutput, LogitRows, Model, MoeMode, Targets}
 use nanomoe::operations::Operations;
 use nanomoe::tensor::DType;
 use nanomoe::weights::Checkpoint;
+use virtual_gpu::{Description, Options};
 
 use crate::common::{Calls, CountingDevice, Executor, executors, golden, trial};
 
@@ -80,6 +81,7 @@ fn run_recorded(ops: &dyn Operations, name: &str, dtype: DType, moe: MoeMode) ->
 fn run_calls(executor: Executor) -> Result<(), Failed> {
     let inner: Arc<dyn Device> = match executor.name {
         "virtual" => Arc::new(VirtualDevice::new()),
+        "ampere" => Arc::new(VirtualDevice::with(Description::a100(), Options::default())),
         _ => Arc::new(CudaDevice::new(0)?),
     };
     let device = Arc::new(CountingDevice::new(inner));

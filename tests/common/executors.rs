@@ -8,34 +8,91 @@ use nanomoe::device::virtual_gpu::VirtualDevice;
 use nanomoe::kernels::{DeviceOperations, Numerics};
 use nanomoe::operations::Operations;
 use nanomoe::tensor::DType;
+use virtual_gpu::{Description, Options, Order};
 
 /// One provider of operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Executor {
-    /// `cpu`, `virtual` or `cuda`.
+    /// `cpu`, `virtual`, `ampere` or `cuda`; with the order behind it where that is not the eager one.
     pub name: &'static str,
-    open: fn() -> nanomoe::Result<Box<dyn Operations>>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Cpu,
+    /// A virtual GPU of this description, and the order of what nothing orders.
+    Virtual(fn() -> Description, Order),
+    Cuda,
 }
 
 impl Executor {
+    /// The virtual Hopper GPU.
+    pub const fn hopper(name: &'static str, order: Order) -> Self {
+        Executor { name, kind: Kind::Virtual(Description::h200, order) }
+    }
+
+    /// A virtual Ampere GPU, where launchers can choose none but the portable kernels.
+    pub const fn ampere(name: &'static str, order: Order) -> Self {
+        Executor { name, kind: Kind::Virtual(Description::a100, order) }
+    }
+
     /// Opens it, once for each trial, so that a finding belongs to one trial.
     pub fn open(&self) -> Box<dyn Operations> {
-        (self.open)().expect("it opened when the trials were listed")
+        self.try_open().expect("it opened when the trials were listed")
+    }
+
+    fn try_open(&self) -> nanomoe::Result<Box<dyn Operations>> {
+        Ok(match self.kind {
+            Kind::Cpu => Box::new(nanomoe::cpu::CpuOperations::new()),
+            _ => Box::new(device_operations(*self, Numerics::default())?),
+        })
+    }
+
+    /// Whether it computes on the CPU, without kernels.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.kind, Kind::Cpu)
+    }
+
+    /// Whether it runs kernels on the CPU, slowly.
+    pub fn is_virtual(&self) -> bool {
+        matches!(self.kind, Kind::Virtual(..))
+    }
+
+    /// Whether it could run the Hopper kernels, were it here.
+    pub fn may_be_hopper(&self) -> bool {
+        match self.kind {
+            Kind::Cpu => false,
+            Kind::Virtual(description, _) => description().compute_capability == (9, 0),
+            Kind::Cuda => true,
+        }
     }
 
     /// Why it cannot run `dtype` here, if so.
     pub fn absent(&self, dtype: DType) -> Option<String> {
-        if self.name == "cpu" && matches!(dtype, DType::BF16 | DType::F16) {
+        if self.is_cpu() && matches!(dtype, DType::BF16 | DType::F16) {
             return Some("the cpu computes in f32".to_owned());
         }
-        static REASONS: OnceLock<Vec<(&'static str, Option<String>)>> = OnceLock::new();
-        let reasons = REASONS.get_or_init(|| {
-            executors()
-                .iter()
-                .map(|e| (e.name, (e.open)().err().map(|error| short(&error.to_string()))))
-                .collect()
-        });
-        reasons.iter().find(|(name, _)| *name == self.name).and_then(|(_, reason)| reason.clone())
+        // Virtual GPUs are here or not whatever they are and whatever their order.
+        static REASONS: [OnceLock<Option<String>>; 3] = [const { OnceLock::new() }; 3];
+        let index = match self.kind {
+            Kind::Cpu => 0,
+            Kind::Virtual(..) => 1,
+            Kind::Cuda => 2,
+        };
+        REASONS[index].get_or_init(|| self.try_open().err().map(|error| short(&error.to_string()))).clone()
+    }
+
+    /// Why it cannot run the Hopper kernels here, if so.
+    fn absent_hopper(&self, dtype: DType) -> Option<String> {
+        static HAS_SM90A: OnceLock<bool> = OnceLock::new();
+        let is_hopper = || match self.kind {
+            Kind::Cuda => *HAS_SM90A.get_or_init(|| {
+                device_operations(*self, Numerics::Fast).is_ok_and(|ops| ops.kernels().has_sm90a())
+            }),
+            _ => self.may_be_hopper(),
+        };
+        self.absent(dtype).or_else(|| (!is_hopper()).then(|| "the device is no Hopper".to_owned()))
     }
 }
 
@@ -46,14 +103,13 @@ fn short(reason: &str) -> String {
 
 /// Every executor there is, at hand or not.
 pub fn executors() -> &'static [Executor] {
-    &[
-        Executor { name: "cpu", open: || Ok(Box::new(nanomoe::cpu::CpuOperations::new())) },
-        Executor {
-            name: "virtual",
-            open: || Ok(Box::new(nanomoe::kernels::DeviceOperations::open_virtual()?)),
-        },
-        Executor { name: "cuda", open: || Ok(Box::new(nanomoe::kernels::DeviceOperations::open_cuda(0)?)) },
-    ]
+    const ALL: [Executor; 4] = [
+        Executor { name: "cpu", kind: Kind::Cpu },
+        Executor::hopper("virtual", Order::Eager),
+        Executor::ampere("ampere", Order::Eager),
+        Executor { name: "cuda", kind: Kind::Cuda },
+    ];
+    &ALL
 }
 
 /// A trial `operation::dtype::shape::executor`: ignored, with the reason, where the executor is absent. The executor
@@ -66,21 +122,34 @@ pub fn trial(
     run: impl FnOnce(&dyn Operations) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
     let name = format!("{operation}::{dtype}::{shape}::{}", executor.name);
-    match executor.absent(dtype) {
+    unless(executor.absent(dtype), name, move || {
+        let ops = executor.open();
+        run(ops.as_ref())?;
+        ops.synchronize().map_err(|error| error.to_string().into())
+    })
+}
+
+/// A trial that is ignored where there is a reason.
+fn unless(
+    reason: Option<String>,
+    name: String,
+    run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    match reason {
         Some(reason) => Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true),
-        None => Trial::test(name, move || {
-            let ops = executor.open();
-            run(ops.as_ref())?;
-            ops.synchronize().map_err(|error| error.to_string().into())
-        }),
+        None => Trial::test(name, run),
     }
 }
 
 /// A device's operations with these numerics, for calling launchers directly.
 pub fn device_operations(executor: Executor, numerics: Numerics) -> nanomoe::Result<DeviceOperations> {
-    match executor.name {
-        "virtual" => DeviceOperations::with_numerics(Arc::new(VirtualDevice::new()), numerics),
-        _ => DeviceOperations::with_numerics(Arc::new(CudaDevice::new(0)?), numerics),
+    match executor.kind {
+        Kind::Cpu => unreachable!("the cpu launches no kernels"),
+        Kind::Virtual(description, order) => {
+            let options = Options { order, ..Options::default() };
+            DeviceOperations::with_numerics(Arc::new(VirtualDevice::with(description(), options)), numerics)
+        }
+        Kind::Cuda => DeviceOperations::with_numerics(Arc::new(CudaDevice::new(0)?), numerics),
     }
 }
 
@@ -90,15 +159,12 @@ pub fn hopper_trial(
     dtype: DType,
     shape: impl std::fmt::Display,
     executor: Executor,
-    run: impl FnOnce(&dyn Operations) -> Result<(), Failed> + Send + 'static,
+    run: impl FnOnce(&DeviceOperations) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
-    static HAS_SM90A: OnceLock<bool> = OnceLock::new();
-    let is_present =
-        || device_operations(executor, Numerics::Fast).is_ok_and(|ops| ops.kernels().has_sm90a());
-    if executor.name == "cuda" && executor.absent(dtype).is_none() && !*HAS_SM90A.get_or_init(is_present) {
-        let name = format!("{operation}::{dtype}::{shape}::{}", executor.name);
-        let reason = "the device is no Hopper".to_owned();
-        return Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true);
-    }
-    trial(operation, dtype, shape, executor, run)
+    let name = format!("{operation}::{dtype}::{shape}::{}", executor.name);
+    unless(executor.absent_hopper(dtype), name, move || {
+        let ops = device_operations(executor, Numerics::Fast)?;
+        run(&ops)?;
+        ops.synchronize().map_err(|error| error.to_string().into())
+    })
 }
