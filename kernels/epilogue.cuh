@@ -115,7 +115,7 @@ struct LinearEpilogue {
         const int column_in_tile = threadIdx.x % kThreadsPerRow * kEpilogueColumns;
         const int column = tile.column_begin + column_in_tile;
         const int num_columns = min(params.num_columns - column, kEpilogueColumns);
-        if (num_columns <= 0) return;
+        if (num_columns <= 0 || tile.row_begin + row_in_tile >= tile.row_end) return;
         constexpr int kAccessBytes = kEpilogueColumns * sizeof(Store);
         const bool is_vector = num_columns == kEpilogueColumns && params.out.is_aligned<Store>(kAccessBytes) &&
                                (residual == nullptr || params.residual.is_aligned<Store>(kAccessBytes));
@@ -123,8 +123,8 @@ struct LinearEpilogue {
         float bias[kEpilogueColumns] = {};
         if (params.bias != nullptr) {
             const float* group_bias = params.bias + static_cast<int64_t>(tile.group) * params.num_columns + column;
-#pragma unroll
-            for (int i = 0; i < kEpilogueColumns; ++i) bias[i] = i < num_columns ? group_bias[i] : 0.0f;
+            const bool is_aligned = reinterpret_cast<uintptr_t>(group_bias) % sizeof(bias) == 0;
+            load_columns(bias, group_bias, num_columns, num_columns == kEpilogueColumns && is_aligned);
         }
 
 #pragma unroll 1

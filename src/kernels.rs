@@ -17,6 +17,7 @@ mod moe_gemm;
 mod rows;
 mod sm90a;
 mod topk_gating;
+pub mod traffic;
 
 pub use attention::attention;
 pub use embedding::embedding;

@@ -10,6 +10,7 @@
 mod attention;
 mod checks;
 mod embedding;
+mod fewest_bytes;
 mod gemm;
 mod layer_norm;
 mod lm_head;

@@ -30,6 +30,7 @@ mod reference;
 mod tokenizer;
 mod tools;
 mod topk_gating;
+mod traffic;
 mod weights;
 
 fn main() -> std::process::ExitCode {
@@ -62,6 +63,7 @@ fn main() -> std::process::ExitCode {
         tokenizer::trials(),
         tools::trials(),
         topk_gating::trials(executors),
+        traffic::trials(),
         weights::trials(),
     ];
     // tools/run-on-gpu names the trials to run in a file, a line each: a filter is only one.

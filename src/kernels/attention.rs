@@ -10,7 +10,7 @@ use crate::tensor::{DType, TensorView};
 
 /// Up to this many rows (queries times the query heads of a key-value head) a block has one row and splits the keys;
 /// beyond, a tile of rows shares the keys it reads.
-const MAX_DECODE_ROWS: usize = 4;
+pub(super) const MAX_DECODE_ROWS: usize = 4;
 const DECODE_THREADS: u32 = 256;
 
 #[repr(C)]
@@ -41,16 +41,16 @@ struct KernelParams {
 }
 
 /// Tile sizes of a kernel: `MmaConfig` and `FfmaConfig` of the kernel file.
-struct Tiles {
+pub(super) struct Tiles {
     name: &'static str,
-    block_m: usize,
+    pub(super) block_m: usize,
     threads: u32,
     shared_bytes: usize,
 }
 
 impl Tiles {
     /// For `head_dim` rounded up to 64, 128 or 256.
-    fn new(dtype: DType, head_dim: usize) -> Self {
+    pub(super) fn new(dtype: DType, head_dim: usize) -> Self {
         if dtype == DType::F32 {
             let (block_m, block_n) = (32, if head_dim <= 128 { 32 } else { 8 });
             let tiles = (block_m + 4 * block_n) * (head_dim + 4);

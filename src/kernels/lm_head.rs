@@ -126,6 +126,11 @@ unsafe fn lm_head_by(
     Ok(())
 }
 
+/// The portable kernel's tile for so many rows.
+pub(super) fn portable_tile(num_rows: usize) -> GemmTile {
+    if num_rows >= TALL_TILE_ROWS { GemmTile::T128x128 } else { GemmTile::T16x128 }
+}
+
 /// Logits and partial results by the portable kernel.
 ///
 /// # Safety
@@ -144,7 +149,7 @@ unsafe fn portable(
         logits: p.logits.map_or(0, |view| view.pointer),
         reduction,
     };
-    let tile = if dims.num_rows >= TALL_TILE_ROWS { GemmTile::T128x128 } else { GemmTile::T16x128 };
+    let tile = portable_tile(dims.num_rows);
     let config = tile.config(OPERATION, p.x.dtype, tile.count(dims.num_rows, dims.vocab_size))?;
     // SAFETY: the struct is the kernel's; shapes and types were checked, the caller vouches for the memory.
     unsafe { kernels.launch(&tile.kernel("lm_head", p.x.dtype), &config, &params, stream) }

@@ -18,7 +18,7 @@ use crate::operations::{AttentionDims, AttentionParams};
 use crate::tensor::TensorView;
 
 /// Keys of a block.
-const BLOCK_N: usize = 128;
+pub(in super::super) const BLOCK_N: usize = 128;
 /// Fewer queries than a consumer's rows leave it idle: the portable kernel has smaller tiles, and packs the query heads
 /// that share keys.
 const MIN_SEQ_LEN: usize = 64;
@@ -61,6 +61,11 @@ impl Config {
         let rows = 2 * self.block_m() + 2 * self.num_stages * BLOCK_N;
         (rows * head_dim * 2 + 1024) as u32
     }
+}
+
+/// Queries of a tile.
+pub(in super::super) fn block_m(head_dim: usize) -> usize {
+    Config::new(head_dim).expect("a head dimension that fits").block_m()
 }
 
 /// Whether the Hopper kernels can serve: head dimensions they are compiled for, keys where the host knows them to be, and
