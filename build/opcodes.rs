@@ -8,6 +8,7 @@ pub struct Opcodes {
     pub utmastg: u32,
     pub acqbulk: u32,
     pub preexit: u32,
+    pub usetmaxreg: u32,
     /// LDL and STL.
     pub local: u32,
 }
@@ -40,6 +41,7 @@ pub fn count(cubin: &[u8]) -> Option<Vec<(String, Opcodes)>> {
                 0x1b5 => opcodes.utmastg += 1,
                 0x02e => opcodes.acqbulk += 1,
                 0x02d => opcodes.preexit += 1,
+                0x1c8 => opcodes.usetmaxreg += 1,
                 0x183 | 0x187 => opcodes.local += 1,
                 _ => {}
             }

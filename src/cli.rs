@@ -7,6 +7,7 @@ mod kernels;
 mod logits;
 mod loss;
 mod output;
+mod profile;
 mod routing;
 mod session;
 mod verify;
@@ -46,6 +47,8 @@ enum Command {
     Info(ModelArgs),
     /// The compiled kernels and what they need
     Kernels(KernelsArgs),
+    /// What the kernels of an operation do and move, counted on the virtual GPU
+    Profile(ProfileArgs),
     /// How long the kernels take, and how that compares
     Bench(BenchArgs),
 }
@@ -167,9 +170,27 @@ struct VerifyArgs {
 
 #[derive(Args)]
 struct KernelsArgs {
-    /// Fail where a kernel spills, uses local memory, or lacks wgmma or TMA, or where ptxas serialised wgmma
+    /// Fail where a kernel exceeds its budget, spills, uses local memory, or lacks wgmma or TMA, or where ptxas
+    /// serialised wgmma
     #[arg(long)]
     check: bool,
+    /// Also what each may use of a multiprocessor, how often a named shape fills the GPU, and what bounds it
+    #[arg(long)]
+    budgets: bool,
+}
+
+#[derive(Args)]
+struct ProfileArgs {
+    /// As `nanomoe bench` names them: gemm, attention, layer_norm, topk_gating, moe_gemm, ...
+    op: String,
+    /// Sizes in the operation's order, and after a colon what is fused: 1024x768x768:residual
+    shape: String,
+    /// Also every source line
+    #[arg(long)]
+    lines: bool,
+    /// Where a GPU has more than one set of kernels, the portable ones
+    #[arg(long)]
+    portable: bool,
 }
 
 #[derive(Args)]
@@ -242,6 +263,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match done {

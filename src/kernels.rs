@@ -5,6 +5,7 @@
 //! captured in a graph once the kernels are loaded ([`Kernels::load_all`]).
 
 mod attention;
+pub mod budget;
 pub mod compiled;
 mod embedding;
 mod gemm;

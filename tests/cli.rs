@@ -30,7 +30,37 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::verify", verify),
         verify_virtual(),
         Trial::test("cli::info", info),
+        profile(),
     ]
+}
+
+/// What a profile says of bytes: those moved beside the fewest and what the launch's tiles move.
+fn profile() -> Trial {
+    let run = || {
+        let told = out(&run(&["profile", "gemm", "64x64x128:bias", "--lines"]));
+        let number = |what: &str| {
+            let line = told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
+            line.split_whitespace().next().and_then(|word| word.parse::<u64>().ok())
+        };
+        // a, b and out in bf16, bias in f32
+        let fewest = 2 * (64 * 128 + 64 * 128 + 64 * 64) + 4 * 64;
+        if number("the fewest it must move") != Some(fewest) {
+            return Err(format!("expected {fewest} bytes as the fewest:\n{told}").into());
+        }
+        let (moved, of_tiles) = (number("bytes moved"), number("what the launch's tiles move"));
+        if moved.is_none()
+            || of_tiles.is_none()
+            || !told.contains("products on tensor cores           524288")
+        {
+            return Err(format!("bytes or products are missing:\n{told}").into());
+        }
+        Ok(())
+    };
+    let trial = Trial::test("cli::profile", run);
+    match nanomoe::kernels::compiled::modules() {
+        Ok(_) => trial,
+        Err(error) => trial.with_kind(error.to_string()).with_ignored_flag(true),
+    }
 }
 
 /// Runs the program on the cpu.

@@ -46,7 +46,8 @@ enum class WgmmaNamedBarrier : uint32_t { kFirstConsumer = 1 };
 
 template <class Config>
 struct WgmmaStaging {
-    alignas(1024) typename Config::T panels[Config::kNumConsumers][Config::kNumPanels][Config::kConsumerRows * kPanelColumns];
+    // At a multiple of 1024 bytes: they stand behind the stages. The barriers behind them share the last kilobyte.
+    typename Config::T panels[Config::kNumConsumers][Config::kNumPanels][Config::kConsumerRows * kPanelColumns];
     uint64_t residual_full[Config::kNumConsumers][Config::kNumPanels];
 };
 

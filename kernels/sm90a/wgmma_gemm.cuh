@@ -11,6 +11,7 @@
 template <class Config, class EpilogueShared>
 struct WgmmaShared {
     WgmmaOperandStages<Config> stages;
+    static_assert(sizeof(stages) % 1024 == 0, "the staging buffers behind them are swizzled");
     EpilogueShared epilogue;
     WgmmaBarriers<Config> barriers;
 };

@@ -1,7 +1,7 @@
 //! `nanomoe bench`: how long the kernels take, beside the ceilings of the same run and the portable kernels.
 
 mod attention;
-mod cases;
+pub(super) mod cases;
 mod compare;
 mod data;
 mod experts;
@@ -16,7 +16,7 @@ mod serve;
 mod shapes;
 mod svg;
 mod table;
-mod work;
+pub(super) mod work;
 
 use std::io::Write;
 use std::path::Path;

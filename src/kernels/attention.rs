@@ -11,7 +11,7 @@ use crate::tensor::{DType, TensorView};
 /// Up to this many rows (queries times the query heads of a key-value head) a block has one row and splits the keys;
 /// beyond, a tile of rows shares the keys it reads.
 pub(super) const MAX_DECODE_ROWS: usize = 4;
-const DECODE_THREADS: u32 = 256;
+pub(super) const DECODE_THREADS: u32 = 256;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -42,10 +42,10 @@ struct KernelParams {
 
 /// Tile sizes of a kernel: `MmaConfig` and `FfmaConfig` of the kernel file.
 pub(super) struct Tiles {
-    name: &'static str,
+    pub(super) name: &'static str,
     pub(super) block_m: usize,
-    threads: u32,
-    shared_bytes: usize,
+    pub(super) threads: u32,
+    pub(super) shared_bytes: usize,
 }
 
 impl Tiles {

@@ -61,6 +61,8 @@ pub struct Opcodes {
     pub acqbulk: u32,
     /// Leaves for the next kernel to start: griddepcontrol.launch_dependents.
     pub preexit: u32,
+    /// Registers handed from warps that load to warps that multiply.
+    pub usetmaxreg: u32,
     /// Loads and stores of local memory: LDL, STL.
     pub local: u32,
 }

@@ -99,7 +99,7 @@ impl GemmTile {
     }
 
     /// Threads of a block, as kernels/gemm_configs.cuh has it.
-    const fn num_threads(self, dtype: DType) -> u32 {
+    pub(super) const fn num_threads(self, dtype: DType) -> u32 {
         match (self, dtype) {
             (GemmTile::T128x128 | GemmTile::T64x64, DType::F32) => 256,
             _ => 128,
@@ -107,7 +107,7 @@ impl GemmTile {
     }
 
     /// Stages of the pipeline, as kernels/gemm_configs.cuh has it.
-    const fn num_stages(self) -> u32 {
+    pub(super) const fn num_stages(self) -> u32 {
         match self {
             GemmTile::T128x128 => 3,
             GemmTile::T64x64 | GemmTile::T16x128 => 4,
@@ -116,7 +116,7 @@ impl GemmTile {
     }
 
     /// `sizeof(GemmSharedStorage)`: stages of 128 bytes of K, or the sums, and an offset for each row.
-    const fn shared_bytes(self) -> u32 {
+    pub(super) const fn shared_bytes(self) -> u32 {
         let (block_m, block_n) = self.shape();
         let operands = self.num_stages() * (block_m + block_n) as u32 * 128;
         let sums = (block_m * (block_n + 8) * 4) as u32;

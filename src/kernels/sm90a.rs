@@ -1,17 +1,5 @@
 //! Launchers of the Hopper set, `kernels/sm90a/`: what they share, tiles and tensor maps.
-//!
-//! Budgets on 132 SMs of 228 KB of shared memory, 65,536 registers, 4,096 bf16 FLOP a clock:
-//!
-//! | tile | threads, registers | stages, shared memory | clocks a step of 64 in K | why |
-//! |---|---|---|---|---|
-//! | 256x256 (2 CTAs) | 384: 40 produce, 232 consume | 4 of 48 KB, 226 KB | 1024, smem 640 | reads L2 least: bound by the tensor cores from K = 2048 |
-//! | 128x128 ping-pong | 384: 40, 232 | 5 of 32 KB, 226 KB | 512, smem 384 | an epilogue (about 2,000 clocks, GELU 4,000) hides under K >= 512 |
-//! | 256x128 (2 CTAs) ping-pong | the same | the same | 512 | and reads b once for two CTAs: 9.3 TB/s of L2 at 790 TFLOP/s, not 12.3 |
-//! | 128x192 | 384: 40, 232 | 4 of 40 KB, 209 KB | 768, smem 448 | 1,024 tokens of GPT-2: 96 or 128 tiles, one wave |
-//! | 64x64 split in K | 256: 60 | 5 of 16 KB, 2 CTAs an SM | 128, smem 128 | 160 KB of operands under way an SM: bound by HBM |
-//! | 128x128 gathered | 384: 56, 224 | 5 of 32 KB | 512 | 8 cp.async a producer thread a step |
-//! | 256x128, 128x128, 64x128 of lm_head | 384 or 256 | 6 of 32 KB or 8 of 24 KB, 193 KB | 512 or 256 | no staging: logits are reduced in registers |
-//! | 64x128 of experts | 256: 128 | 4 of 24 KB, 2 an SM | 256 | bound by the weights' bytes below 64 rows an expert |
+//! What each may use, and why: budget.rs.
 
 pub(super) mod attention;
 pub(super) mod gemm;
@@ -98,7 +86,7 @@ impl WgmmaTile {
         }
     }
 
-    const fn cluster(self) -> u32 {
+    pub(super) const fn cluster(self) -> u32 {
         match self {
             WgmmaTile::T256x256 | WgmmaTile::T256x128 => 2,
             WgmmaTile::Split(splits) => splits,
@@ -106,7 +94,7 @@ impl WgmmaTile {
         }
     }
 
-    const fn num_threads(self) -> u32 {
+    pub(super) const fn num_threads(self) -> u32 {
         match self {
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 256,
             _ => 384,
@@ -114,34 +102,44 @@ impl WgmmaTile {
     }
 
     /// CTAs that an SM holds.
-    const fn blocks_per_sm(self) -> usize {
+    pub(super) const fn blocks_per_sm(self) -> usize {
         match self {
             WgmmaTile::T64x128 | WgmmaTile::Split(_) => 2,
             _ => 1,
         }
     }
 
+    /// Stages of the pipeline.
+    pub(super) const fn num_stages(self) -> u32 {
+        match self {
+            WgmmaTile::T256x128 | WgmmaTile::T128x128 | WgmmaTile::Split(_) => 5,
+            _ => 4,
+        }
+    }
+
     /// `sizeof(WgmmaShared)` or `sizeof(SplitKShared)`: stages, staging for the way out, barriers.
-    const fn shared_bytes(self) -> u32 {
-        let (stages, rows, panels, panel_rows) = match self {
-            WgmmaTile::T256x256 => (4, 128 + 256, 4, 64),
-            WgmmaTile::T256x128 | WgmmaTile::T128x128 => (5, 128 + 128, 4, 128),
-            WgmmaTile::T128x192 => (4, 128 + 192, 6, 64),
-            WgmmaTile::T64x128 => (4, 64 + 128, 2, 64),
+    pub(super) const fn shared_bytes(self) -> u32 {
+        let (rows, panels, panel_rows) = match self {
+            WgmmaTile::T256x256 => (128 + 256, 4, 64),
+            WgmmaTile::T256x128 | WgmmaTile::T128x128 => (128 + 128, 4, 128),
+            WgmmaTile::T128x192 => (128 + 192, 6, 64),
+            WgmmaTile::T64x128 => (64 + 128, 2, 64),
             WgmmaTile::Split(splits) => {
                 // The partial sums, and this CTA's rows of them added up; rows are 64 + 8 floats.
                 let partial = if splits > 1 { 64 * 72 * 4 } else { 16 };
-                let bytes = 5 * (64 + 64) * ROW_BYTES + partial + 64 / splits * 72 * 4 + (2 * 5 + 2) * 8;
+                let (stages, sums) = (self.num_stages(), 64 / splits * 72 * 4);
+                let bytes = stages * (64 + 64) * ROW_BYTES + partial + sums + (2 * stages + 2) * 8;
                 return bytes.next_multiple_of(1024);
             }
         };
+        let stages = self.num_stages();
         let staging = panels * (panel_rows * ROW_BYTES + 8);
         let barriers = (2 * stages + 2) * 8;
-        stages * rows * ROW_BYTES + staging.next_multiple_of(1024) + barriers.next_multiple_of(1024)
+        stages * rows * ROW_BYTES + (staging + barriers).next_multiple_of(1024)
     }
 
     /// What the kernel's name ends in before the type.
-    fn suffix(self) -> String {
+    pub(super) fn suffix(self) -> String {
         match self {
             WgmmaTile::Split(splits) => format!("split{splits}"),
             _ => {

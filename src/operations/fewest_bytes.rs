@@ -23,13 +23,12 @@ fn residual_bytes<I: AsView>(residual: &Residual<I>, out: &impl AsView) -> u64 {
 }
 
 impl<I: AsView, O: AsView> EmbeddingParams<I, O> {
-    /// The fewest bytes it must move, where no two tokens are the same and all sequences begin at one position.
-    pub fn fewest_bytes(&self) -> u64 {
-        let out = self.out.view();
-        let (num_tokens, seq_len) = (out.shape()[0] * out.shape()[1], out.shape()[1]);
+    /// The fewest bytes it must move, where so many tokens differ and all sequences begin at one position.
+    pub fn fewest_bytes(&self, num_distinct: usize) -> u64 {
+        let seq_len = self.out.view().shape()[1];
         bytes(&self.out)
             + bytes(&self.token_ids)
-            + row_bytes(&self.token_table, num_tokens)
+            + row_bytes(&self.token_table, num_distinct)
             + row_bytes(&self.position_table, seq_len)
             + some_bytes(&self.first_positions)
     }

@@ -71,7 +71,7 @@ fn embedding(m: &Meter, dtype: DType) -> Result<u64, Failed> {
         first_positions: None,
         first_position: 0,
     };
-    let bytes = p.fewest_bytes();
+    let bytes = p.fewest_bytes(seq_len);
     m.ops.embedding(p)?;
     Ok(bytes)
 }

@@ -106,7 +106,8 @@ fn gemm(m: &Meter, dtype: DType, tile: AnyTile) -> Result<u64, Failed> {
         a: a.tensor(&[rows, k]),
         b: b.tensor(&[n, k]),
         bias: Some(bias.tensor(&[n])),
-        activation: Activation::GeluErf,
+        // Portable erf branches by value: a warp in two parts would store in two requests.
+        activation: Activation::GeluTanh,
         residual: Residual::From(residual.tensor(&[rows, n])),
     };
     let raw = p.raw(m.ops.place())?;
@@ -175,7 +176,7 @@ fn moe_gemm(m: &Meter, dtype: DType, tile: AnyTile, gathers: bool) -> Result<u64
         b: b.tensor(&[LOADS.len(), n, k]),
         bias: Some(bias.tensor(&[LOADS.len(), n])),
         expert_offsets: offsets.tensor(&[LOADS.len() + 1]),
-        activation: Activation::GeluErf,
+        activation: Activation::GeluTanh,
     };
     let raw = p.raw(m.ops.place())?;
     // SAFETY: as in gemm.

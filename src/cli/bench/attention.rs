@@ -2,8 +2,9 @@
 
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
-use nanomoe::kernels::DeviceOperations;
+use nanomoe::kernels::{DeviceOperations, traffic};
 use nanomoe::operations::{AttentionParams, Operations};
+use nanomoe::tensor::{Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::work::{DTYPE, Work, dot, sizes, sum_error, worse};
@@ -45,12 +46,12 @@ impl Attention {
     }
 }
 
-impl Work for Attention {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl Attention {
+    fn params(&mut self) -> AttentionParams<Tensor<'_>, TensorMut<'_>> {
         let queries = [self.batch_size, self.seq_len, self.num_heads, self.head_dim];
         let keys = [self.batch_size, self.kv_len, self.num_kv_heads, self.head_dim];
         let softmax_scale = self.scale();
-        ops.attention(AttentionParams {
+        AttentionParams {
             out: self.out.tensor_mut(&queries),
             q: self.q.tensor(&queries),
             k: self.k.tensor(&keys),
@@ -59,7 +60,18 @@ impl Work for Attention {
             kv_lengths: None,
             block_table: None,
             softmax_scale,
-        })
+        }
+    }
+}
+
+impl Work for Attention {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.attention(self.params())
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        let raw = self.params().raw(ops.place())?;
+        Ok(Some(traffic::attention_bytes(ops.kernels(), &raw)?))
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -105,9 +117,7 @@ impl Work for Attention {
         4.0 * (self.batch_size * self.num_heads * self.head_dim) as f64 * seen
     }
 
-    fn bytes(&self) -> f64 {
-        (4 * self.batch_size
-            * self.head_dim
-            * (self.seq_len * self.num_heads + self.kv_len * self.num_kv_heads)) as f64
+    fn bytes(&mut self) -> f64 {
+        self.params().fewest_bytes() as f64
     }
 }

@@ -2,10 +2,10 @@
 
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
-use nanomoe::kernels::DeviceOperations;
+use nanomoe::kernels::{DeviceOperations, traffic};
 use nanomoe::operations::*;
 use nanomoe::reference::gelu_erf;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::routing::{Routed, RouterLogits};
@@ -116,6 +116,23 @@ impl Experts {
     }
 }
 
+impl Experts {
+    /// The first product.
+    fn up_params(&mut self) -> MoeGemmParams<Tensor<'_>, TensorMut<'_>> {
+        let (t, h, i) = (self.routed.num_tokens, self.hidden_size, self.intermediate_size);
+        let (e, rows) = (self.routed.num_experts, self.rows());
+        MoeGemmParams {
+            out: self.hidden.tensor_mut(&[rows, i]),
+            a: self.x.tensor(&[t, h]),
+            row_index: Some(self.routed.tokens.tensor(&[rows])),
+            b: self.up.tensor(&[e, i, h]),
+            bias: None,
+            expert_offsets: self.routed.offsets.tensor(&[e + 1]),
+            activation: if self.router.is_some() { Activation::GeluErf } else { Activation::Identity },
+        }
+    }
+}
+
 impl Work for Experts {
     fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
         let (t, h, i) = (self.routed.num_tokens, self.hidden_size, self.intermediate_size);
@@ -126,15 +143,7 @@ impl Work for Experts {
             self.routed.dispatch(ops)?;
         }
         let is_layer = self.router.is_some();
-        ops.moe_gemm(MoeGemmParams {
-            out: self.hidden.tensor_mut(&[rows, i]),
-            a: self.x.tensor(&[t, h]),
-            row_index: Some(self.routed.tokens.tensor(&[rows])),
-            b: self.up.tensor(&[e, i, h]),
-            bias: None,
-            expert_offsets: self.routed.offsets.tensor(&[e + 1]),
-            activation: if is_layer { Activation::GeluErf } else { Activation::Identity },
-        })?;
+        ops.moe_gemm(self.up_params())?;
         if !is_layer {
             return Ok(());
         }
@@ -154,6 +163,16 @@ impl Work for Experts {
             weights: self.routed.weights.tensor(&[t, k]),
             residual: Residual::None,
         })
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        if self.router.is_some() {
+            return Ok(None);
+        }
+        let (offsets, ..) = self.routed.dispatched();
+        let loads: Vec<usize> = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).collect();
+        let raw = self.up_params().raw(ops.place())?;
+        Ok(Some(traffic::moe_gemm_bytes(ops.kernels(), &raw, &loads)?))
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -178,14 +197,15 @@ impl Work for Experts {
     }
 
     /// Weights of the experts that were hit, what comes in and what goes out.
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         let hit = data::distinct(&self.routed.host_ids);
         let (t, h) = (self.routed.num_tokens, self.hidden_size);
         let weights = (2 * hit * h * self.intermediate_size) as f64;
         if self.router.is_some() {
             2.0 * weights + (4 * t * h + 4 * self.routed.num_experts * h) as f64
         } else {
-            weights + (2 * t * h + 2 * self.kept_rows() * self.intermediate_size) as f64
+            let num_rows = self.kept_rows();
+            self.up_params().fewest_bytes(num_rows, hit) as f64
         }
     }
 }
@@ -218,16 +238,22 @@ impl Combine {
     }
 }
 
-impl Work for Combine {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl Combine {
+    fn params(&mut self) -> MoeCombineParams<Tensor<'_>, TensorMut<'_>> {
         let [num_tokens, hidden_size, k] = self.dims;
-        ops.moe_combine(MoeCombineParams {
+        MoeCombineParams {
             out: self.out.tensor_mut(&[num_tokens, hidden_size]),
             expert_out: self.expert_out.tensor(&[num_tokens * k, hidden_size]),
             slots: self.slots.tensor(&[num_tokens, k]),
             weights: self.weights.tensor(&[num_tokens, k]),
             residual: Residual::None,
-        })
+        }
+    }
+}
+
+impl Work for Combine {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.moe_combine(self.params())
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -253,8 +279,7 @@ impl Work for Combine {
         2.0 * self.dims.iter().map(|&n| n as f64).product::<f64>()
     }
 
-    fn bytes(&self) -> f64 {
-        let [num_tokens, hidden_size, k] = self.dims;
-        (2 * num_tokens * hidden_size * (k + 1) + 8 * num_tokens * k) as f64
+    fn bytes(&mut self) -> f64 {
+        self.params().fewest_bytes() as f64
     }
 }

@@ -181,7 +181,7 @@ impl Work for ForwardPass {
     }
 
     /// Weights, of the experts those that are hit when all are as likely; and keys and values in the cache.
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         let config = self.model.config();
         let (c, tokens) = (config.hidden_size, self.new.len());
         let mut elements = (c * config.vocab_size) as f64;

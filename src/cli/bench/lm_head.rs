@@ -2,10 +2,10 @@
 
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
-use nanomoe::kernels::DeviceOperations;
+use nanomoe::kernels::{DeviceOperations, traffic};
 use nanomoe::operations::{CrossEntropy, LmHeadParams, Operations};
 use nanomoe::reference::log_sum_exp;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::work::{DTYPE, Work, dot, sum_error, worse};
@@ -38,8 +38,8 @@ impl LmHead {
     }
 }
 
-impl Work for LmHead {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl LmHead {
+    fn params(&mut self) -> LmHeadParams<Tensor<'_>, TensorMut<'_>> {
         let [num_tokens, vocab_size, hidden_size] = self.dims;
         let scratch = self.scratch.len();
         let cross_entropy = (!self.wants_argmax).then(|| CrossEntropy {
@@ -47,7 +47,7 @@ impl Work for LmHead {
             ignore_index: -1,
             losses: self.losses.tensor_mut(&[num_tokens]),
         });
-        ops.lm_head(LmHeadParams {
+        LmHeadParams {
             x: self.x.tensor(&[num_tokens, hidden_size]),
             rows: None,
             weight: self.weight.tensor(&[vocab_size, hidden_size]),
@@ -57,7 +57,18 @@ impl Work for LmHead {
             allowed_vocab: vocab_size,
             cross_entropy,
             scratch: self.scratch.tensor_mut(&[scratch]),
-        })
+        }
+    }
+}
+
+impl Work for LmHead {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.lm_head(self.params())
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        let raw = self.params().raw(ops.place())?;
+        Ok(Some(traffic::lm_head_bytes(ops.kernels(), &raw)?))
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -92,8 +103,7 @@ impl Work for LmHead {
         2.0 * self.dims.iter().map(|&n| n as f64).product::<f64>()
     }
 
-    fn bytes(&self) -> f64 {
-        let [num_tokens, vocab_size, hidden_size] = self.dims;
-        (2 * hidden_size * (num_tokens + vocab_size) + 4 * num_tokens) as f64
+    fn bytes(&mut self) -> f64 {
+        self.params().fewest_bytes() as f64
     }
 }

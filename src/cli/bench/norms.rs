@@ -4,7 +4,7 @@ use nanomoe::Result;
 use nanomoe::buffer::Buffer;
 use nanomoe::kernels::DeviceOperations;
 use nanomoe::operations::{EmbeddingParams, FusedResidual, LayerNormParams, Operations};
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::work::{DTYPE, ROUNDING, Work, stored, worse};
@@ -41,20 +41,26 @@ impl LayerNorm {
     }
 }
 
-impl Work for LayerNorm {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl LayerNorm {
+    fn params(&mut self) -> LayerNormParams<Tensor<'_>, TensorMut<'_>> {
         let shape = [self.num_tokens, self.hidden_size];
         let residual = self
             .fused
             .then(|| FusedResidual { delta: self.delta.tensor(&shape), sum: self.sum.tensor_mut(&shape) });
-        ops.layer_norm(LayerNormParams {
+        LayerNormParams {
             out: self.out.tensor_mut(&shape),
             x: self.x.tensor(&shape),
             residual,
             gamma: self.gamma.tensor(&shape[1..]),
             beta: Some(self.beta.tensor(&shape[1..])),
             eps: Self::EPS,
-        })
+        }
+    }
+}
+
+impl Work for LayerNorm {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.layer_norm(self.params())
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -82,9 +88,8 @@ impl Work for LayerNorm {
         8.0 * (self.num_tokens * self.hidden_size) as f64
     }
 
-    fn bytes(&self) -> f64 {
-        let tensors = if self.fused { 4 } else { 2 };
-        (2 * tensors * self.num_tokens * self.hidden_size + 8 * self.hidden_size) as f64
+    fn bytes(&mut self) -> f64 {
+        self.params().fewest_bytes() as f64
     }
 }
 
@@ -113,17 +118,23 @@ impl Embedding {
     }
 }
 
-impl Work for Embedding {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl Embedding {
+    fn params(&mut self) -> EmbeddingParams<Tensor<'_>, TensorMut<'_>> {
         let [batch_size, seq_len, hidden_size, vocab_size] = self.dims;
-        ops.embedding(EmbeddingParams {
+        EmbeddingParams {
             out: self.out.tensor_mut(&[batch_size, seq_len, hidden_size]),
             token_ids: self.ids.tensor(&[batch_size, seq_len]),
             token_table: self.tokens.tensor(&[vocab_size, hidden_size]),
             position_table: self.positions.tensor(&[seq_len, hidden_size]),
             first_positions: None,
             first_position: 0,
-        })
+        }
+    }
+}
+
+impl Work for Embedding {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.embedding(self.params())
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -146,9 +157,8 @@ impl Work for Embedding {
     }
 
     /// What it writes, and each row of the tables that it reads once.
-    fn bytes(&self) -> f64 {
-        let [_, seq_len, hidden_size, _] = self.dims;
-        let rows = self.host_ids.len() + seq_len + data::distinct(&self.host_ids);
-        (2 * rows * hidden_size + 4 * self.host_ids.len()) as f64
+    fn bytes(&mut self) -> f64 {
+        let num_distinct = data::distinct(&self.host_ids);
+        self.params().fewest_bytes(num_distinct) as f64
     }
 }

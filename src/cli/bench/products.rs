@@ -2,10 +2,10 @@
 
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
-use nanomoe::kernels::DeviceOperations;
+use nanomoe::kernels::{DeviceOperations, traffic};
 use nanomoe::operations::{Activation, GemmParams, MlpParams, Operations, Residual};
 use nanomoe::reference::{gelu_erf, gelu_tanh};
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::work::{DTYPE, ROUNDING, Work, dot, sum_error, worse, worse_of};
@@ -88,10 +88,10 @@ impl Gemm {
     }
 }
 
-impl Work for Gemm {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl Gemm {
+    fn params(&mut self) -> GemmParams<Tensor<'_>, TensorMut<'_>> {
         let [m, n, k] = self.dims;
-        ops.gemm(GemmParams {
+        GemmParams {
             out: self.out.tensor_mut(&[m, n]),
             a: self.a.tensor(&[m, k]),
             b: self.b.tensor(&[n, k]),
@@ -101,7 +101,18 @@ impl Work for Gemm {
                 "residual" => Residual::From(self.residual.tensor(&[m, n])),
                 _ => Residual::None,
             },
-        })
+        }
+    }
+}
+
+impl Work for Gemm {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.gemm(self.params())
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        let raw = self.params().raw(ops.place())?;
+        Ok(Some(traffic::gemm_bytes(ops.kernels(), &raw)?))
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -121,10 +132,8 @@ impl Work for Gemm {
         2.0 * self.dims.iter().map(|&n| n as f64).product::<f64>()
     }
 
-    fn bytes(&self) -> f64 {
-        let [m, n, k] = self.dims;
-        let outputs = if self.variant == "residual" { 2 } else { 1 };
-        (2 * (m * k + n * k + outputs * m * n)) as f64
+    fn bytes(&mut self) -> f64 {
+        self.params().fewest_bytes() as f64
     }
 }
 
@@ -203,7 +212,7 @@ impl Work for Mlp {
     }
 
     /// The hidden layer might stay on the chip.
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         let [tokens, width, inner] = self.dims;
         (2 * (3 * tokens * width + 2 * width * inner)) as f64
     }

@@ -75,7 +75,7 @@ impl Work for RouterLogits {
         2.0 * self.dims.iter().map(|&n| n as f64).product::<f64>()
     }
 
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         let [num_tokens, hidden_size, num_experts] = self.dims;
         (2 * num_tokens * hidden_size + 4 * num_experts * (num_tokens + hidden_size)) as f64
     }
@@ -192,7 +192,7 @@ impl Work for Gating {
         (self.0.num_tokens * self.0.k * (self.0.num_experts + 1)) as f64
     }
 
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         (4 * self.0.num_tokens * (self.0.num_experts + 2 * self.0.k)) as f64
     }
 }
@@ -224,7 +224,7 @@ impl Work for Dispatch {
         (2 * self.0.num_tokens * self.0.k) as f64
     }
 
-    fn bytes(&self) -> f64 {
+    fn bytes(&mut self) -> f64 {
         (12 * self.0.num_tokens * self.0.k + 4 * (self.0.num_experts + 1)) as f64
     }
 }

@@ -28,7 +28,11 @@ pub trait Work {
     /// Floating-point operations.
     fn flops(&self) -> f64;
     /// The fewest bytes it must move.
-    fn bytes(&self) -> f64;
+    fn bytes(&mut self) -> f64;
+    /// What its launches move by their tiles, where they have any.
+    fn launch_bytes(&mut self, _ops: &DeviceOperations) -> Result<Option<u64>> {
+        Ok(None)
+    }
     /// Whether its launches can be captured in a CUDA graph.
     fn can_be_captured(&self) -> bool {
         true

@@ -56,6 +56,10 @@ impl Config {
         64 * self.num_consumers
     }
 
+    fn num_threads(&self) -> u32 {
+        128 * (self.num_consumers as u32 + 1)
+    }
+
     /// `sizeof(WgmmaAttentionShared)`: queries, stages of keys and values, the way out, barriers.
     fn shared_bytes(&self, head_dim: usize) -> u32 {
         let rows = 2 * self.block_m() + 2 * self.num_stages * BLOCK_N;
@@ -66,6 +70,16 @@ impl Config {
 /// Queries of a tile.
 pub(in super::super) fn block_m(head_dim: usize) -> usize {
     Config::new(head_dim).expect("a head dimension that fits").block_m()
+}
+
+/// Threads of a block.
+pub(in super::super) fn num_threads(head_dim: usize) -> u32 {
+    Config::new(head_dim).expect("a head dimension that fits").num_threads()
+}
+
+/// Dynamic shared memory of a block.
+pub(in super::super) fn shared_bytes(head_dim: usize) -> u32 {
+    Config::new(head_dim).expect("a head dimension that fits").shared_bytes(head_dim)
 }
 
 /// Whether the Hopper kernels can serve: head dimensions they are compiled for, keys where the host knows them to be, and
@@ -141,10 +155,9 @@ pub(in super::super) unsafe fn attention(
     let map_v = map_heads(kernels, &p.v, p.kv_len, BLOCK_N)?;
     let map_out = map_heads(kernels, &p.out, seq_len, 64)?;
     let blocks = num_tiles.min(device.num_sms as i32) as u32;
-    let threads = 128 * (config.num_consumers as u32 + 1);
     let launch = LaunchConfig {
         programmatic_dependent: true,
-        ..LaunchConfig::linear(blocks, threads).with_shared(config.shared_bytes(head_dim))
+        ..LaunchConfig::linear(blocks, config.num_threads()).with_shared(config.shared_bytes(head_dim))
     };
     let kernel = format!("wgmma_attention_{head_dim}_{}", p.q.dtype);
     let args: [&[u8]; 5] = [&map_q.0, &map_k.0, &map_v.0, &map_out.0, bytemuck::bytes_of(&params)];

@@ -23,6 +23,9 @@ struct KernelParams {
     padding: i32,
 }
 
+/// Six or eight stages of 192 KB in all, barriers, no staging; one CTA an SM.
+pub(in super::super) const SHARED_BYTES: u32 = 193 * 1024;
+
 /// The tile for a product over the vocabulary; `None` where the portable kernels must serve.
 pub(in super::super) fn pick(kernels: &Kernels, p: &LmHeadParams, dims: LmHeadDims) -> Option<WgmmaTile> {
     if !kernels.uses_sm90a() || !fits(p, dims) {
@@ -77,8 +80,7 @@ pub(in super::super) unsafe fn lm_head(
     let (block_m, block_n) = tile.shape();
     let num_tiles = dims.num_rows.div_ceil(block_m) * dims.vocab_size.div_ceil(block_n);
     let num_sms = kernels.device().properties().num_sms as usize;
-    // Six or eight stages of 192 KB in all, barriers, no staging; one CTA an SM.
-    let config = tile.config_with(num_tiles.min(num_sms / tile.cluster() as usize), 193 * 1024)?;
+    let config = tile.config_with(num_tiles.min(num_sms / tile.cluster() as usize), SHARED_BYTES)?;
     let kernel = format!("wgmma_lm_head_{gather}{}_{}", tile.suffix(), p.x.dtype);
     let args: [&[u8]; 3] = [&map_x.0, &map_weight.0, bytemuck::bytes_of(&params)];
     // SAFETY: these are the kernel's parameters; shapes and types were checked, the caller vouches for the memory.

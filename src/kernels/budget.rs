@@ -1,0 +1,401 @@
+//! What each kernel may use of a multiprocessor, and what is expected to bound it. `nanomoe kernels --check` holds ptxas to
+//! it. Threads, stages and shared memory are the launchers' own; registers are what lets as many blocks run together.
+
+use super::attention::{DECODE_THREADS, Tiles};
+use super::gemm::GemmTile;
+use super::sm90a::{self, WgmmaTile};
+use crate::tensor::DType;
+
+/// Multiprocessors that waves are counted on.
+pub const NUM_SMS: usize = 132;
+const REGISTERS_PER_SM: u32 = 65536;
+const SHARED_BYTES_PER_SM: u32 = 228 * 1024;
+/// What the system keeps of shared memory for each block.
+const RESERVED_SHARED_BYTES: u32 = 1024;
+const THREADS_PER_SM: u32 = 2048;
+
+/// What is expected to take the time of a kernel at its named shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Bytes to and from device memory.
+    Memory,
+    /// Bytes from L2.
+    L2,
+    /// Products on the tensor cores.
+    TensorCores,
+    /// Products in f32, which tensor cores do not take.
+    FusedMultiplyAdds,
+    /// Waiting: too little work to fill the GPU.
+    Latency,
+}
+
+/// What one kernel may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Its name, with `*` for the storage type where that does not matter, and `half` for bf16 and f16.
+    pub kernel: String,
+    /// Registers a thread at most, as ptxas gives them at launch.
+    pub registers: u32,
+    /// Registers of a producing and of a consuming thread after `setmaxnreg`.
+    pub moved_registers: Option<(u32, u32)>,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Static shared memory of a block at most, in bytes.
+    pub static_shared_bytes: u32,
+    /// Dynamic shared memory of a block in bytes, at the named shape.
+    pub dynamic_shared_bytes: u32,
+    /// Stages of its pipeline; 1 without one.
+    pub stages: u32,
+    /// Blocks that must fit a multiprocessor together.
+    pub blocks_per_sm: u32,
+    /// A shape it is for.
+    pub shape: &'static str,
+    /// Blocks of that shape, were each given one tile or row.
+    pub blocks: usize,
+    /// What bounds it there.
+    pub bound: Bound,
+    /// Why.
+    pub why: &'static str,
+}
+
+impl Budget {
+    /// How often the blocks of the named shape fill 132 multiprocessors.
+    pub fn waves(&self) -> f64 {
+        self.blocks as f64 / (NUM_SMS * self.blocks_per_sm as usize) as f64
+    }
+
+    /// Whether a compiled kernel of this name is meant.
+    pub fn covers(&self, name: &str) -> bool {
+        let matches =
+            |types: &[&str], star: &str| types.iter().any(|dtype| self.kernel.replace(star, dtype) == name);
+        self.kernel == name || matches(&["bf16", "f16"], "half") || matches(&["f32", "bf16", "f16"], "*")
+    }
+
+    /// What is exceeded by a kernel that ptxas gave these registers and this static shared memory.
+    pub fn exceeded_by(&self, registers: u32, static_shared_bytes: u32) -> Vec<String> {
+        let mut exceeded = Vec::new();
+        if registers > self.registers {
+            exceeded.push(format!("{registers} registers, its budget is {}", self.registers));
+        }
+        if static_shared_bytes > self.static_shared_bytes {
+            let budget = self.static_shared_bytes;
+            exceeded
+                .push(format!("{static_shared_bytes} bytes of static shared memory, its budget is {budget}"));
+        }
+        let fit = self.blocks_that_fit(registers, static_shared_bytes);
+        if fit < self.blocks_per_sm {
+            exceeded
+                .push(format!("{fit} blocks fit a multiprocessor, its budget needs {}", self.blocks_per_sm));
+        }
+        if let Some((producer, consumer)) = self.moved_registers {
+            let wanted = 128 * producer + (self.threads - 128) * consumer;
+            if wanted > registers.next_multiple_of(8) * self.threads {
+                exceeded.push(format!("{wanted} registers after setmaxnreg, the block was given fewer"));
+            }
+        }
+        exceeded
+    }
+
+    fn blocks_that_fit(&self, registers: u32, static_shared_bytes: u32) -> u32 {
+        // Registers are given to warps, 256 at a time.
+        let by_registers =
+            REGISTERS_PER_SM / (registers.next_multiple_of(8) * self.threads.next_multiple_of(32));
+        let shared = static_shared_bytes + self.dynamic_shared_bytes + RESERVED_SHARED_BYTES;
+        by_registers.min(SHARED_BYTES_PER_SM / shared).min(THREADS_PER_SM / self.threads)
+    }
+}
+
+/// The budget of every kernel.
+pub fn budgets() -> Vec<Budget> {
+    let mut budgets = rows();
+    budgets.extend(products());
+    budgets.extend(attention());
+    budgets.extend(hopper_products());
+    budgets.extend(hopper_attention());
+    budgets
+}
+
+/// A kernel without pipeline or dynamic shared memory.
+fn plain(kernel: &str, threads: u32, registers: u32) -> Budget {
+    Budget {
+        kernel: kernel.to_owned(),
+        registers,
+        moved_registers: None,
+        threads,
+        static_shared_bytes: 0,
+        dynamic_shared_bytes: 0,
+        stages: 1,
+        blocks_per_sm: (THREADS_PER_SM / threads).min(REGISTERS_PER_SM / (registers * threads)),
+        shape: "",
+        blocks: 0,
+        bound: Bound::Memory,
+        why: "",
+    }
+}
+
+/// Row-wise kernels, at GPT-2's and nanoMoE's widths.
+fn rows() -> Vec<Budget> {
+    let read_once = "each row is read and written once; warps enough to cover the latency of memory";
+    let gpt2 = |budget| Budget { shape: "16384x768", why: read_once, ..budget };
+    let gating = |kernel, registers, blocks_per_sm| Budget {
+        static_shared_bytes: 16,
+        dynamic_shared_bytes: 4 * 4 * 2 * 2,
+        blocks_per_sm,
+        shape: "65536 tokens, 2 experts each",
+        blocks: 16384,
+        why: "a token a warp: its logits are read once, the choice stays in registers",
+        ..plain(kernel, 128, registers)
+    };
+    let dispatch = |kernel| Budget {
+        dynamic_shared_bytes: 4 * (8 + 1) * (8 + 1),
+        shape: "12288 tokens, 2 of 8 experts",
+        blocks: 12,
+        bound: Bound::Latency,
+        why: "a stable counting sort of few bytes: two passes over the ids",
+        ..plain(kernel, 256, 32)
+    };
+    vec![
+        gpt2(Budget { static_shared_bytes: 256, blocks: 4096, ..plain("layer_norm_*", 128, 80) }),
+        gpt2(Budget { blocks: 8192, ..plain("embedding_*", 256, 40) }),
+        gpt2(Budget { blocks: 8192, ..plain("moe_combine_*", 256, 40) }),
+        Budget {
+            shape: "12288x384, 8 experts",
+            blocks: 384,
+            why: "x once; the weights of 8 experts stay in L1",
+            ..plain("topk_gating_router_logits_*", 256, 128)
+        },
+        gating("topk_gating_32", 64, 8),
+        gating("topk_gating_256", 64, 8),
+        gating("topk_gating_1024", 96, 5),
+        Budget {
+            static_shared_bytes: 128,
+            shape: "8 experts, 256 blocks' counts",
+            blocks: 1,
+            bound: Bound::Latency,
+            why: "one block adds up what the others left, in one order",
+            ..plain("topk_gating_totals", 1024, 32)
+        },
+        dispatch("moe_dispatch_count"),
+        dispatch("moe_dispatch_place"),
+        Budget {
+            shape: "16384 rows of 50304 logits",
+            blocks: 4096,
+            why: "partial results of 128 logits each, a fiftieth of the product's operands",
+            ..plain("lm_head_reduce", 128, 32)
+        },
+    ]
+}
+
+/// Portable matrix products.
+fn products() -> Vec<Budget> {
+    let mut budgets = Vec::new();
+    let tiles = [
+        (GemmTile::T128x128, [224, 168], [2, 1], "16384x768x768", (16384, 768)),
+        (GemmTile::T64x64, [112, 96], [3, 2], "1024x768x768", (1024, 768)),
+        (GemmTile::T16x32, [64, 80], [4, 4], "1x2304x768", (1, 2304)),
+        (GemmTile::T16x128, [80, 120], [3, 3], "1x50304x768", (1, 50304)),
+    ];
+    for (tile, registers, blocks_per_sm, shape, (m, n)) in tiles {
+        for (index, (types, dtype)) in [("half", DType::BF16), ("f32", DType::F32)].into_iter().enumerate() {
+            let (bound, why) = match (tile, dtype) {
+                (GemmTile::T16x32 | GemmTile::T16x128, _) => {
+                    (Bound::Memory, "weights once; six or four stages in flight cover the latency of memory")
+                }
+                (_, DType::F32) => (Bound::FusedMultiplyAdds, "8x8 or 4x4 sums a thread, no TF32"),
+                _ => (Bound::TensorCores, "mma.sync, of which Hopper gives about 60 % of wgmma's rate"),
+            };
+            let (block_m, block_n) = tile.shape();
+            let stems: &[&str] = match tile {
+                GemmTile::T16x128 => &["lm_head"],
+                GemmTile::T128x128 => &["gemm", "mlp_up", "mlp_down", "moe_gemm", "lm_head"],
+                _ => &["gemm", "mlp_up", "mlp_down", "moe_gemm"],
+            };
+            budgets.extend(stems.iter().map(|stem| Budget {
+                kernel: format!("{stem}_{types}_{block_m}x{block_n}"),
+                registers: registers[index],
+                threads: tile.num_threads(dtype),
+                dynamic_shared_bytes: tile.shared_bytes(),
+                stages: tile.num_stages(),
+                blocks_per_sm: blocks_per_sm[index],
+                shape,
+                blocks: tile.count(m, n),
+                bound,
+                why,
+                ..plain("", 128, 255)
+            }));
+        }
+    }
+    budgets
+}
+
+/// Portable attention.
+fn attention() -> Vec<Budget> {
+    let mut budgets = Vec::new();
+    for (head_dim, half_registers, f32_registers) in [(64, 136, 72), (128, 192, 104), (256, 240, 136)] {
+        for (types, dtype, registers) in
+            [("half", DType::BF16, half_registers), ("f32", DType::F32, f32_registers)]
+        {
+            let tiles = Tiles::new(dtype, head_dim);
+            budgets.push(Budget {
+                kernel: format!("attention_{}_{head_dim}_{types}", tiles.name),
+                dynamic_shared_bytes: tiles.shared_bytes as u32,
+                stages: 2,
+                blocks_per_sm: (SHARED_BYTES_PER_SM / (tiles.shared_bytes as u32 + RESERVED_SHARED_BYTES))
+                    .min(REGISTERS_PER_SM / (registers * tiles.threads)),
+                shape: "16x1024, 12 heads",
+                blocks: 16 * 12 * 1024_usize.div_ceil(tiles.block_m),
+                bound: if dtype == DType::F32 { Bound::FusedMultiplyAdds } else { Bound::TensorCores },
+                why: "scores stay in registers; two stages of keys and values",
+                ..plain("", tiles.threads, registers)
+            });
+        }
+        budgets.push(Budget {
+            static_shared_bytes: 8 * head_dim as u32 * 4 + 64,
+            shape: "64 sequences of 1024 keys, 12 heads",
+            blocks: 64 * 12,
+            why: "keys and values once; four of each in flight a lane",
+            ..plain(&format!("attention_decode_{head_dim}_*"), DECODE_THREADS, 80)
+        });
+    }
+    budgets
+}
+
+/// Hopper's matrix products.
+fn hopper_products() -> Vec<Budget> {
+    let base = |tile: WgmmaTile| Budget {
+        registers: 168,
+        threads: tile.num_threads(),
+        dynamic_shared_bytes: tile.shared_bytes(),
+        stages: tile.num_stages(),
+        blocks_per_sm: tile.blocks_per_sm() as u32,
+        bound: Bound::TensorCores,
+        moved_registers: (tile.num_threads() == 384).then_some((40, 232)),
+        ..plain("", 128, 255)
+    };
+    let blocks = |tile: WgmmaTile, m: usize, n: usize| {
+        let (block_m, block_n) = tile.shape();
+        m.div_ceil(block_m) * n.div_ceil(block_n) * tile.cluster() as usize
+    };
+    let mut budgets = Vec::new();
+    for tile in WgmmaTile::GEMM {
+        let suffix = tile.suffix();
+        let (shape, (m, n), why) = match tile {
+            WgmmaTile::T256x256 => (
+                "4096x4096x4096",
+                (4096, 4096),
+                "reads L2 least; 1024 clocks of products a step, 640 of smem",
+            ),
+            WgmmaTile::T256x128 => (
+                "16384x2304x768",
+                (16384, 2304),
+                "an epilogue hides under the other tile's products; b once for two",
+            ),
+            WgmmaTile::T128x192 => ("1024x2304x768", (1024, 2304), "as many tiles as SMs: one wave"),
+            WgmmaTile::T128x128 => {
+                ("8192x768x768", (8192, 768), "an epilogue hides under the other tile's products")
+            }
+            _ => ("1x2304x768", (1, 2304), "80 KB of weights under way a CTA, two CTAs an SM"),
+        };
+        let of_tile = Budget { shape, blocks: blocks(tile, m, n), why, ..base(tile) };
+        if let WgmmaTile::Split(_) = tile {
+            let split = Budget { registers: 64, bound: Bound::Memory, moved_registers: None, ..of_tile };
+            budgets.push(Budget { kernel: format!("wgmma_gemm_{suffix}_half"), ..split });
+            continue;
+        }
+        for gelu in ["", "gelu_"] {
+            budgets.push(Budget { kernel: format!("wgmma_gemm_{gelu}{suffix}_half"), ..of_tile.clone() });
+        }
+    }
+    for tile in WgmmaTile::MOE {
+        let (suffix, is_small) = (tile.suffix(), tile == WgmmaTile::T64x128);
+        for gather in ["", "gather_"] {
+            for gelu in ["", "gelu_"] {
+                let of_tile = base(tile);
+                budgets.push(Budget {
+                    kernel: format!("wgmma_moe_gemm_{gather}{gelu}{suffix}_half"),
+                    registers: if is_small { 128 } else { 168 },
+                    moved_registers: match (is_small, gather) {
+                        (true, _) => None,
+                        (false, "") => Some((40, 232)),
+                        (false, _) => Some((56, 224)),
+                    },
+                    shape: if is_small {
+                        "64 tokens, 2 of 8 experts of 1536x384"
+                    } else {
+                        "65536 tokens, the same"
+                    },
+                    blocks: if is_small {
+                        blocks(tile, 128, 1536) + 7 * 12
+                    } else {
+                        blocks(tile, 131_072, 1536)
+                    },
+                    bound: if is_small { Bound::Memory } else { Bound::TensorCores },
+                    why: if is_small {
+                        "few rows an expert: the bytes of the weights"
+                    } else {
+                        "as a dense product; 8 cp.async a producing thread a step where rows are gathered"
+                    },
+                    ..of_tile
+                });
+            }
+        }
+    }
+    for tile in WgmmaTile::LM_HEAD {
+        let gather = if tile == WgmmaTile::T256x128 { "" } else { "gather_" };
+        let is_small = tile == WgmmaTile::T64x128;
+        budgets.push(Budget {
+            kernel: format!("wgmma_lm_head_{gather}{}_half", tile.suffix()),
+            dynamic_shared_bytes: sm90a::lm_head::SHARED_BYTES,
+            stages: if is_small { 8 } else { 6 },
+            blocks_per_sm: 1,
+            moved_registers: match (is_small, gather) {
+                (true, _) => None,
+                (false, "") => Some((40, 232)),
+                (false, _) => Some((56, 224)),
+            },
+            shape: if is_small { "1x50304x768" } else { "16384x50304x768" },
+            blocks: blocks(tile, if is_small { 1 } else { 16384 }, 50304),
+            bound: if is_small { Bound::Memory } else { Bound::TensorCores },
+            why: "no staging for the way out: logits are reduced in registers",
+            ..base(tile)
+        });
+    }
+    budgets
+}
+
+/// Hopper's attention.
+fn hopper_attention() -> Vec<Budget> {
+    let of = |head_dim: usize, moved, stages, bound, why| {
+        let block_m = sm90a::attention::block_m(head_dim);
+        let threads = sm90a::attention::num_threads(head_dim);
+        Budget {
+            kernel: format!("wgmma_attention_{head_dim}_half"),
+            registers: REGISTERS_PER_SM / threads / 8 * 8,
+            moved_registers: Some(moved),
+            dynamic_shared_bytes: sm90a::attention::shared_bytes(head_dim),
+            stages,
+            blocks_per_sm: 1,
+            shape: "16x1024, 12 heads",
+            blocks: 16 * 12 * 1024_usize.div_ceil(block_m),
+            bound,
+            why,
+            ..plain("", threads, 128)
+        }
+    };
+    vec![
+        of(
+            64,
+            (32, 160),
+            4,
+            Bound::TensorCores,
+            "exponentials take as long as the products: no more than 500 TFLOP/s",
+        ),
+        of(
+            128,
+            (40, 232),
+            2,
+            Bound::TensorCores,
+            "1024 clocks of products a block of keys, 512 of exponentials",
+        ),
+    ]
+}
