@@ -8,8 +8,8 @@ use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Reach, check_close, check_equal, device_operations, download, download_i32, for_any,
-    hopper_trial, random, rounded, trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, check_equal, download, download_i32, for_any, hopper_trial, random,
+    rounded, trial, upload, upload_i32,
 };
 use crate::gemm::{DTYPES, tile_name, wide};
 

@@ -8,8 +8,8 @@ use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
 
 use crate::common::{
-    Bound, Executor, Reach, check_close, device_operations, download, for_any, hopper_trial, random, rounded,
-    trial, upload, upload_i32,
+    Bound, Executor, Reach, check_close, download, for_any, hopper_trial, random, rounded, trial, upload,
+    upload_i32,
 };
 use crate::gemm::{DTYPES, activate, tile_name, wide};
 

@@ -54,11 +54,6 @@ impl Executor {
         matches!(self.kind, Kind::Cpu)
     }
 
-    /// Whether it runs kernels on the CPU, slowly.
-    pub fn is_virtual(&self) -> bool {
-        matches!(self.kind, Kind::Virtual(..))
-    }
-
     /// Whether it could run the Hopper kernels, were it here.
     pub fn may_be_hopper(&self) -> bool {
         match self.kind {
