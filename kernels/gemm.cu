@@ -16,6 +16,8 @@ struct GemmParams {
 
 template <class Config, class Out>
 __device__ __forceinline__ void gemm_kernel(const GemmParams<typename Config::T>& params) {
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const DenseScheduler<Config::kBlockM, Config::kBlockN> scheduler(params.operands.m, params.operands.n);
     const LinearEpilogue<typename Config::T, Out, AnyActivation> epilogue{params.output};
     gemm<Config>(params.operands, scheduler, epilogue);
@@ -30,9 +32,11 @@ __device__ __forceinline__ void gemm_kernel(const GemmParams<typename Config::T>
 DEFINE_GEMM(f32, float, 128x128)
 DEFINE_GEMM(f32, float, 64x64)
 DEFINE_GEMM(f32, float, 16x32)
+#ifndef F32_ONLY
 DEFINE_GEMM(bf16, Bf16, 128x128)
 DEFINE_GEMM(bf16, Bf16, 64x64)
 DEFINE_GEMM(bf16, Bf16, 16x32)
 DEFINE_GEMM(f16, F16, 128x128)
 DEFINE_GEMM(f16, F16, 64x64)
 DEFINE_GEMM(f16, F16, 16x32)
+#endif

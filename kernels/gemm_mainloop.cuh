@@ -13,6 +13,7 @@
 
 #include "layout.cuh"
 #include "pipeline.cuh"
+#include "ptx/griddep.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
 #include "tile_scheduler.cuh"

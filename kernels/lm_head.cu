@@ -124,6 +124,8 @@ struct LmHeadEpilogue {
 
 template <class Config>
 __device__ __forceinline__ void lm_head_kernel(const LmHeadParams<typename Config::T>& params) {
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const DenseScheduler<Config::kBlockM, Config::kBlockN> scheduler(params.operands.m, params.operands.n);
     const LmHeadEpilogue epilogue{params.bias, params.logits, params.reduction};
     gemm<Config>(params.operands, scheduler, epilogue);
@@ -137,7 +139,9 @@ __device__ __forceinline__ void lm_head_kernel(const LmHeadParams<typename Confi
 
 DEFINE_LM_HEAD(f32, float, 128x128)
 DEFINE_LM_HEAD(f32, float, 16x128)
+#ifndef F32_ONLY
 DEFINE_LM_HEAD(bf16, Bf16, 128x128)
 DEFINE_LM_HEAD(bf16, Bf16, 16x128)
 DEFINE_LM_HEAD(f16, F16, 128x128)
 DEFINE_LM_HEAD(f16, F16, 16x128)
+#endif

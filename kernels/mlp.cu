@@ -16,6 +16,8 @@ struct MlpParams {
 
 template <class Config, class Activate>
 __device__ __forceinline__ void mlp_kernel(const MlpParams<typename Config::T>& params) {
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const DenseScheduler<Config::kBlockM, Config::kBlockN> scheduler(params.operands.m, params.operands.n);
     const LinearEpilogue<typename Config::T, typename Config::T, Activate> epilogue{params.output};
     gemm<Config>(params.operands, scheduler, epilogue);
@@ -34,9 +36,11 @@ __device__ __forceinline__ void mlp_kernel(const MlpParams<typename Config::T>& 
 DEFINE_MLP(f32, float, 128x128)
 DEFINE_MLP(f32, float, 64x64)
 DEFINE_MLP(f32, float, 16x32)
+#ifndef F32_ONLY
 DEFINE_MLP(bf16, Bf16, 128x128)
 DEFINE_MLP(bf16, Bf16, 64x64)
 DEFINE_MLP(bf16, Bf16, 16x32)
 DEFINE_MLP(f16, F16, 128x128)
 DEFINE_MLP(f16, F16, 64x64)
 DEFINE_MLP(f16, F16, 16x32)
+#endif

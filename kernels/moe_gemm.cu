@@ -20,6 +20,8 @@ struct MoeGemmParams {
 template <class Config>
 __device__ __forceinline__ void moe_gemm_kernel(const MoeGemmParams<typename Config::T>& params) {
     using T = typename Config::T;
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
     const GroupedScheduler<Config::kBlockM, Config::kBlockN> scheduler(
         params.expert_offsets, static_cast<int>(params.num_experts), params.operands.m, params.operands.n);
     const LinearEpilogue<T, T, AnyActivation> epilogue{params.output};
@@ -35,9 +37,11 @@ __device__ __forceinline__ void moe_gemm_kernel(const MoeGemmParams<typename Con
 DEFINE_MOE_GEMM(f32, float, 128x128)
 DEFINE_MOE_GEMM(f32, float, 64x64)
 DEFINE_MOE_GEMM(f32, float, 16x32)
+#ifndef F32_ONLY
 DEFINE_MOE_GEMM(bf16, Bf16, 128x128)
 DEFINE_MOE_GEMM(bf16, Bf16, 64x64)
 DEFINE_MOE_GEMM(bf16, Bf16, 16x32)
 DEFINE_MOE_GEMM(f16, F16, 128x128)
 DEFINE_MOE_GEMM(f16, F16, 64x64)
 DEFINE_MOE_GEMM(f16, F16, 16x32)
+#endif

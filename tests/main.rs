@@ -9,6 +9,7 @@ mod bench;
 mod cli;
 mod common;
 mod config;
+mod dependent;
 mod driver;
 mod embedding;
 mod gemm;
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         bench::trials(),
         cli::trials(),
         config::trials(),
+        dependent::trials(),
         driver::trials(),
         embedding::trials(executors),
         gemm::trials(executors),
