@@ -3,10 +3,11 @@
 //     topk_gating:   the k experts of the largest score + selection_bias, lowest index on ties, and their weights
 // x: [num_tokens, hidden_size]    weight: f32 [num_experts, hidden_size]    logits: f32 [num_tokens, num_experts]
 // expert_ids, expert_weights: [num_tokens, k] in order of preference
-// A warp computes 4 x 8 logits with its lanes along hidden_size, so a logit's sum has one order whatever the launch.
-// A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are read once and become
-// integer keys of the same order; k rounds of a butterfly maximum pick the experts. Counts and losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by
-// warp, by block and then in a second launch in a fixed order, without atomics.
+// A warp computes 4 x 8 logits with its lanes along hidden_size; for few tokens eight warps share hidden_size and add
+// their sums in order. A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are
+// read once and become integer keys of the same order; k rounds of a butterfly maximum pick the experts. Counts and
+// losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by warp, by block and then
+// in a second launch in a fixed order, without atomics.
 // Launcher: src/kernels/topk_gating.rs
 #include "chunk.cuh"
 #include "reduce.cuh"
@@ -24,9 +25,11 @@ struct RouterLogitsParams {
     int32_t num_experts;
     int32_t hidden_size;
     uint32_t whole_chunks;  // 1: rows start at multiples of 16 bytes and consist of whole chunks
-    uint32_t reserved;
+    uint32_t num_splits;    // warps that share the sums of their tokens: 1, or all kTokenGroups of a block's y
 };
 
+constexpr int kTokenGroups = 8;
+constexpr int kExpertGroups = 2;
 constexpr int kWarpTokens = 4;
 constexpr int kWarpExperts = 8;
 constexpr int kLaneElements = 4;
@@ -48,23 +51,24 @@ __device__ __forceinline__ float transposed_warp_sum(float (&values)[kWarpSize])
 // PyTorch's softplus: linear above 20.
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-// Block: a warp in x, y groups of 4 tokens, z groups of 8 experts.
+// Block: a warp in x, y groups of 4 tokens, or parts of hidden_size for one group; z groups of 8 experts.
 template <class T, bool kWhole>
 __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
     static_assert(kWarpTokens * kWarpExperts == kWarpSize, "a lane ends up with one logit");
+    __shared__ float smem_sums[kExpertGroups][kTokenGroups][kWarpSize];
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
     const int lane_idx = threadIdx.x;
-    const int64_t first_token = (int64_t(blockIdx.x) * blockDim.y + threadIdx.y) * kWarpTokens;
+    const bool is_split = p.num_splits > 1;
+    const int split_idx = threadIdx.y & (p.num_splits - 1);  // of 1 or a power of two
+    const int64_t group_idx = is_split ? blockIdx.x : int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    const int64_t first_token = group_idx * kWarpTokens;
     const int first_expert = (blockIdx.y * blockDim.z + threadIdx.z) * kWarpExperts;
-    if (first_token >= p.num_tokens || first_expert >= p.num_experts) return;
+    if (!is_split && (first_token >= p.num_tokens || first_expert >= p.num_experts)) return;
 
     // Rows past the end repeat the last one; their sums are not written
-    const T* x_rows[kWarpTokens];
-#pragma unroll
-    for (int t = 0; t < kWarpTokens; ++t) {
-        x_rows[t] = reinterpret_cast<const T*>(p.x) + min(first_token + t, p.num_tokens - 1) * p.x_stride;
-    }
+    const T* x_rows = reinterpret_cast<const T*>(p.x) + first_token * p.x_stride;
+    const int last_row = int(min(int64_t(kWarpTokens), p.num_tokens - first_token)) - 1;
     const int64_t token_idx = first_token + lane_idx / kWarpExperts;
     const int expert = first_expert + lane_idx % kWarpExperts;
 
@@ -73,11 +77,15 @@ __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
     for (int pass = 0; pass < (p.noise_weight != 0 ? 2 : 1); ++pass) {
         const auto* weight = reinterpret_cast<const float*>(pass == 0 ? p.weight : p.noise_weight);
         float sums[kWarpSize] = {};  // [kWarpTokens, kWarpExperts]
-        for (int first = lane_idx * kLaneElements; first < p.hidden_size; first += kWarpSize * kLaneElements) {
+#pragma unroll 1
+        for (int first = (split_idx * kWarpSize + lane_idx) * kLaneElements; first < p.hidden_size;
+             first += p.num_splits * kWarpSize * kLaneElements) {
             const int valid = p.hidden_size - first;
             float x[kWarpTokens][kLaneElements];
 #pragma unroll
-            for (int t = 0; t < kWarpTokens; ++t) load_chunk<kWhole>(x[t], x_rows[t] + first, valid);
+            for (int t = 0; t < kWarpTokens; ++t) {
+                load_chunk<kWhole>(x[t], x_rows + min(t, last_row) * p.x_stride + first, valid);
+            }
 #pragma unroll
             for (int e = 0; e < kWarpExperts; ++e) {
                 const int64_t row = min(first_expert + e, p.num_experts - 1);
@@ -92,10 +100,18 @@ __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
                 }
             }
         }
-        const float sum = transposed_warp_sum(sums);
+        float sum = transposed_warp_sum(sums);
+        if (is_split) {
+            __syncthreads();  // the sums of the pass before have been read
+            smem_sums[threadIdx.z][threadIdx.y][lane_idx] = sum;
+            __syncthreads();
+            sum = 0.0f;
+#pragma unroll 1
+            for (int split = 0; split < kTokenGroups; ++split) sum += smem_sums[threadIdx.z][split][lane_idx];
+        }
         logit = pass == 0 ? sum : logit + softplus(sum) * philox_normal(p.seed, uint32_t(token_idx), expert);
     }
-    if (token_idx < p.num_tokens && expert < p.num_experts) {
+    if (split_idx == 0 && token_idx < p.num_tokens && expert < p.num_experts) {
         reinterpret_cast<float*>(p.logits)[token_idx * p.num_experts + expert] = logit;
     }
 }

@@ -109,6 +109,11 @@ impl Kernels {
         self.device.properties().compute_capability == (9, 0)
     }
 
+    /// What a row's bits may depend on.
+    pub fn numerics(&self) -> Numerics {
+        self.numerics
+    }
+
     /// Whether launchers take the Hopper set where it fits.
     fn uses_sm90a(&self) -> bool {
         self.has_sm90a() && self.numerics == Numerics::Fast

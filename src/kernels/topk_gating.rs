@@ -1,7 +1,7 @@
 //! Launchers of `kernels/topk_gating.cu`: router logits, and the choice of experts from them.
 
-use super::Kernels;
 use super::rows::{narrow, whole_chunks};
+use super::{Kernels, Numerics};
 use crate::device::{LaunchConfig, RawStream};
 use crate::error::Result;
 use crate::operations::{
@@ -11,8 +11,9 @@ use crate::operations::{
 /// `kWarpTokens` and `kWarpExperts` of the kernel.
 const WARP_TOKENS: usize = 4;
 const WARP_EXPERTS: usize = 8;
-/// Token groups that a block of the router computes.
+/// `kTokenGroups` and `kExpertGroups` of the kernel: what a block of the router computes.
 const TOKEN_GROUPS: usize = 8;
+const EXPERT_GROUPS: usize = 2;
 /// `kGatingWarps` of the kernel.
 const GATING_WARPS: usize = 4;
 
@@ -29,10 +30,14 @@ struct RouterKernelParams {
     num_experts: i32,
     hidden_size: i32,
     whole_chunks: u32,
-    reserved: u32,
+    num_splits: u32,
 }
 
 /// Router logits in f32: see [`RouterLogitsParams`].
+///
+/// Budget: 256 or 512 threads of 128 registers, 4 KB, one block an SM. Up to 528 tokens on 132 SMs a block has 4 and
+/// its 8 warps share hidden_size: one wave, bound by latency, 768 elements in one step of a warp instead of six. Beyond
+/// that a block has 32 tokens by 16 experts and reads 12 vectors for 128 FMA a lane: bound by FFMA and L1, x once.
 ///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.
@@ -46,6 +51,9 @@ pub unsafe fn router_logits(kernels: &Kernels, p: &RouterLogitsParams, stream: R
     }
     let noise_weight = p.noise.map(|noise| noise.weight);
     let whole = [Some(p.x), Some(p.weight), noise_weight].iter().flatten().all(whole_chunks);
+    // A warp alone would walk over all of hidden_size while most SMs have nothing to do.
+    let num_sms = kernels.device().properties().num_sms as usize;
+    let is_split = kernels.numerics() == Numerics::Fast && num_tokens.div_ceil(WARP_TOKENS) <= num_sms;
     let params = RouterKernelParams {
         logits: p.logits.pointer,
         x: p.x.pointer,
@@ -57,11 +65,12 @@ pub unsafe fn router_logits(kernels: &Kernels, p: &RouterLogitsParams, stream: R
         num_experts: narrow("router_logits", "num_experts", num_experts)?,
         hidden_size: narrow("router_logits", "hidden_size", hidden_size)?,
         whole_chunks: whole.into(),
-        reserved: 0,
+        num_splits: if is_split { TOKEN_GROUPS as u32 } else { 1 },
     };
-    let expert_groups = num_experts.div_ceil(WARP_EXPERTS).min(2);
+    let block_tokens = if is_split { WARP_TOKENS } else { TOKEN_GROUPS * WARP_TOKENS };
+    let expert_groups = num_experts.div_ceil(WARP_EXPERTS).min(EXPERT_GROUPS);
     let grid = [
-        narrow("router_logits", "blocks", num_tokens.div_ceil(TOKEN_GROUPS * WARP_TOKENS))?,
+        narrow("router_logits", "blocks", num_tokens.div_ceil(block_tokens))?,
         num_experts.div_ceil(expert_groups * WARP_EXPERTS) as u32,
         1,
     ];
@@ -116,8 +125,9 @@ struct TotalsKernelParams {
 /// A forced id that is no expert gets weight 0 and is not counted.
 ///
 /// Budget: 128 threads of 64 registers, 8 blocks an SM, up to 128 experts; of 96, 5 blocks, up to 256: 16 or 20 KB of
-/// logits under way an SM. 65,536 tokens of 256 experts are 16,384 blocks, 24.8 waves on 132 SMs. Bound by the copy bandwidth for few experts and small k (logits once, ids and weights once), by the
-/// k rounds of a maximum, about 40 instructions each, for many.
+/// logits under way an SM. 65,536 tokens of 256 experts are 16,384 blocks, 24.8 waves on 132 SMs. Bound by the copy
+/// bandwidth for few experts and small k (logits once, ids and weights once), by the k rounds of a maximum, about 40
+/// instructions each, for many.
 ///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.
