@@ -74,11 +74,11 @@ pub fn trials() -> Vec<Trial> {
         for dtype in [DType::F32, DType::BF16] {
             for numerics in [Numerics::Fast, Numerics::BatchInvariant] {
                 let shape = format!("launches-{numerics:?}");
-                let run = move |_: &dyn Operations| run_launches(executor, dtype, numerics);
+                let run = move |_: &DeviceOperations| run_launches(executor, dtype, numerics);
                 trials.push(hopper_trial("dependent", dtype, shape, executor, run));
             }
             if executor.name == "virtual" {
-                let run = move |_: &dyn Operations| run_orders(dtype);
+                let run = move |_: &DeviceOperations| run_orders(dtype);
                 trials.push(hopper_trial("dependent", dtype, "orders", executor, run));
             }
         }

@@ -3,6 +3,7 @@
 
 use super::attention::{DECODE_THREADS, Tiles};
 use super::gemm::GemmTile;
+use super::layer_norm::STATIC_SHARED_BYTES;
 use super::sm90a::{self, WgmmaTile};
 use crate::tensor::DType;
 
@@ -143,7 +144,7 @@ fn rows() -> Vec<Budget> {
         blocks_per_sm,
         shape: "65536 tokens, 2 experts each",
         blocks: 16384,
-        why: "a token a warp: its logits are read once, the choice stays in registers",
+        why: "as many lanes a token as its logits fill: read once, the choice stays in registers",
         ..plain(kernel, 128, registers)
     };
     let dispatch = |kernel| Budget {
@@ -155,18 +156,25 @@ fn rows() -> Vec<Budget> {
         ..plain(kernel, 256, 32)
     };
     vec![
-        gpt2(Budget { static_shared_bytes: 256, blocks: 4096, ..plain("layer_norm_*", 128, 80) }),
-        gpt2(Budget { blocks: 8192, ..plain("embedding_*", 256, 40) }),
-        gpt2(Budget { blocks: 8192, ..plain("moe_combine_*", 256, 40) }),
+        gpt2(Budget {
+            static_shared_bytes: STATIC_SHARED_BYTES as u32,
+            dynamic_shared_bytes: 768 * 8,
+            blocks: 1024,
+            why: "persistent: gamma and beta once an SM, each row once and kept in registers",
+            ..plain("layer_norm_*", 512, 128)
+        }),
+        gpt2(Budget { static_shared_bytes: 16 * 1024, blocks: 1024, ..plain("embedding_*", 256, 112) }),
+        gpt2(Budget { static_shared_bytes: 8 * 1024, blocks: 8192, ..plain("moe_combine_*", 256, 64) }),
         Budget {
             shape: "12288x384, 8 experts",
             blocks: 384,
             why: "x once; the weights of 8 experts stay in L1",
-            ..plain("topk_gating_router_logits_*", 256, 128)
+            static_shared_bytes: 4096,
+            ..plain("topk_gating_router_logits_*", 512, 128)
         },
-        gating("topk_gating_32", 64, 8),
-        gating("topk_gating_256", 64, 8),
-        gating("topk_gating_1024", 96, 5),
+        gating("topk_gating_128", 64, 8),
+        gating("topk_gating_256", 96, 5),
+        gating("topk_gating_1024", 168, 3),
         Budget {
             static_shared_bytes: 128,
             shape: "8 experts, 256 blocks' counts",
@@ -308,6 +316,19 @@ fn hopper_products() -> Vec<Budget> {
     }
     for tile in WgmmaTile::MOE {
         let (suffix, is_small) = (tile.suffix(), tile == WgmmaTile::T64x128);
+        if let WgmmaTile::Split(_) = tile {
+            budgets.extend(["", "gather_"].map(|gather| Budget {
+                kernel: format!("wgmma_moe_gemm_{gather}{suffix}_half"),
+                registers: 64,
+                moved_registers: None,
+                shape: "1 token, 2 of 8 experts of 1536x384",
+                blocks: blocks(tile, 2, 1536) * 2,
+                bound: Bound::Latency,
+                why: "a few steps of K in each CTA, behind one another",
+                ..base(tile)
+            }));
+            continue;
+        }
         for gather in ["", "gather_"] {
             for gelu in ["", "gelu_"] {
                 let of_tile = base(tile);

@@ -14,7 +14,7 @@ const KEPT_CHUNKS_UNALIGNED: usize = 1;
 const MAX_THREADS: usize = 512;
 const WARP_SIZE: usize = 32;
 /// The sums of the warps.
-const STATIC_SHARED_BYTES: usize = 3 * 4 * WARP_SIZE;
+pub(super) const STATIC_SHARED_BYTES: usize = 3 * 4 * WARP_SIZE;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
