@@ -6,11 +6,13 @@
 // expert_ids, slots: i32 [num_tokens, k]    expert_offsets: i32 [num_experts + 1]    row_tokens: i32 [num_tokens * k]
 // A stable counting sort. Each warp owns a contiguous piece of the sequence and a histogram of its own; a lane's rank
 // in its warp is the number of lower lanes with the same expert. So nothing depends on the order in which warps run,
-// and there are no atomics. Small inputs take one block and one launch; others count first, then place.
+// and there are no atomics. Small inputs take one block and one launch; others count first, then place. Counts and losses
+// that the router before left to sum up are summed by one more block, beside those that place.
 // An id outside [0, num_experts) is dropped.
 // Launcher: src/kernels/moe_dispatch.rs
 #include "ptx/griddep.cuh"
 #include "reduce.cuh"
+#include "router_totals.cuh"
 
 struct MoeDispatchParams {
     uint64_t expert_ids;
@@ -24,6 +26,9 @@ struct MoeDispatchParams {
     int32_t num_experts_per_token;
     int32_t num_experts;
     int32_t capacity;
+    int32_t num_blocks;  // that place: one more has the router's totals
+    int32_t reserved;
+    RouterTotals totals;
 };
 
 constexpr int kNumWarps = 8;
@@ -95,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(kNumThreads)
     for (int expert = threadIdx.x; expert < p.num_experts; expert += kNumThreads) {
         int32_t count = 0;
         for (int warp_idx = 0; warp_idx < kNumWarps; ++warp_idx) count += smem[warp_idx * p.num_experts + expert];
-        block_counts[int64_t(expert) * gridDim.x + blockIdx.x] = count;
+        block_counts[int64_t(expert) * p.num_blocks + blockIdx.x] = count;
     }
 }
 
@@ -107,9 +112,9 @@ __device__ __forceinline__ void ranks_and_totals(const MoeDispatchParams& p, int
     for (int expert = warp_idx; expert < p.num_experts; expert += kNumWarps) {
         // Count this expert in the blocks before this one, and in all; a lone block knows without
         int32_t before = 0, total = 0;
-        if (gridDim.x > 1) {
-            for (int block_idx = lane_idx; block_idx < int(gridDim.x); block_idx += kWarpSize) {
-                const int32_t count = block_counts[int64_t(expert) * gridDim.x + block_idx];
+        if (p.num_blocks > 1) {
+            for (int block_idx = lane_idx; block_idx < p.num_blocks; block_idx += kWarpSize) {
+                const int32_t count = block_counts[int64_t(expert) * p.num_blocks + block_idx];
                 total += count;
                 if (block_idx < int(blockIdx.x)) before += count;
             }
@@ -123,7 +128,7 @@ __device__ __forceinline__ void ranks_and_totals(const MoeDispatchParams& p, int
                 smem[warp * p.num_experts + expert] = rank;
                 rank += count;
             }
-            smem_offsets[expert] = min(gridDim.x > 1 ? total : rank, p.capacity);
+            smem_offsets[expert] = min(p.num_blocks > 1 ? total : rank, p.capacity);
         }
     }
     __syncthreads();
@@ -154,6 +159,11 @@ extern "C" __global__ void __launch_bounds__(kNumThreads)
     moe_dispatch_place(const __grid_constant__ MoeDispatchParams p) {
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
+    if (blockIdx.x == p.num_blocks) {
+        __shared__ float smem_partial[kNumWarps];
+        router_totals(p.totals, smem_partial);
+        return;
+    }
     int32_t* smem_offsets = smem + kNumWarps * p.num_experts;
     count_by_warp(p);
     ranks_and_totals(p, smem_offsets);
@@ -183,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(kNumThreads)
         for (int i = threadIdx.x; i <= p.num_experts; i += kNumThreads) expert_offsets[i] = smem_offsets[i];
     }
     const int64_t first_row = smem_offsets[p.num_experts] + int64_t(blockIdx.x) * kNumThreads + threadIdx.x;
-    for (int64_t row = first_row; row < p.num_assignments; row += int64_t(gridDim.x) * kNumThreads) {
+    for (int64_t row = first_row; row < p.num_assignments; row += int64_t(p.num_blocks) * kNumThreads) {
         row_tokens[row] = -1;
     }
 }

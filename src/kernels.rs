@@ -27,7 +27,7 @@ pub use layer_norm::layer_norm;
 pub use lm_head::{lm_head, lm_head_with_wgmma};
 pub use mlp::mlp;
 pub use moe_combine::moe_combine;
-pub use moe_dispatch::moe_dispatch;
+pub use moe_dispatch::{moe_dispatch, route};
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
 pub use sm90a::WgmmaTile;
 pub use sm90a::attention::attention_with_wgmma;

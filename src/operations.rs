@@ -23,7 +23,7 @@ pub use embedding::{EmbeddingDims, EmbeddingParams};
 pub use gemm::{Activation, GemmDims, GemmParams, MlpParams, Residual};
 pub use layer_norm::{FusedResidual, LayerNormDims, LayerNormParams};
 pub use lm_head::{CrossEntropy, LmHeadDims, LmHeadParams};
-pub use moe::{MoeCombineParams, MoeDispatchParams, MoeGemmDims, MoeGemmParams};
+pub use moe::{MoeCombineParams, MoeDispatchParams, MoeGemmDims, MoeGemmParams, RouteParams};
 pub(crate) use topk_gating::MAX_EXPERTS;
 pub use topk_gating::{
     ExpertGroups, GatingSpec, GroupScore, RouterLogitsParams, RouterNoise, ScoreFunction, SoftmaxOrder,
@@ -90,6 +90,21 @@ pub trait Operations {
     fn topk_gating(&self, p: TopkGatingParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// Where each assignment of a token to an expert goes in expert-major order.
     fn moe_dispatch(&self, p: MoeDispatchParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
+    /// Expert selection, then where each assignment goes.
+    fn route(&self, p: RouteParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+        let logits = p.gating.logits;
+        let mut expert_ids = p.gating.expert_ids;
+        self.topk_gating(TopkGatingParams { expert_ids: expert_ids.reborrow(), ..p.gating })?;
+        self.moe_dispatch(MoeDispatchParams {
+            expert_ids: expert_ids.as_ref(),
+            num_experts: logits.shape()[1],
+            capacity: p.capacity,
+            expert_offsets: p.expert_offsets,
+            row_tokens: p.row_tokens,
+            slots: p.slots,
+            scratch: p.scratch,
+        })
+    }
     /// Grouped matrix product: each expert's weight over its own rows.
     fn moe_gemm(&self, p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// Weighted sum of each token's expert outputs.

@@ -2,9 +2,10 @@
 
 use super::Kernels;
 use super::rows::narrow;
+use super::topk_gating::{Totals, gate};
 use crate::device::{LaunchConfig, RawStream};
-use crate::error::Result;
-use crate::operations::MoeDispatchParams;
+use crate::error::{Error, Result};
+use crate::operations::{MoeDispatchParams, TopkGatingParams};
 
 /// `kNumWarps` and `kNumThreads` of the kernel.
 const NUM_WARPS: usize = 8;
@@ -28,12 +29,16 @@ struct KernelParams {
     num_experts_per_token: i32,
     num_experts: i32,
     capacity: i32,
+    num_blocks: i32,
+    reserved: i32,
+    totals: Totals,
 }
 
 /// Rows of assignments in expert-major order: see [`MoeDispatchParams`]. One launch up to 2,048 assignments, else two.
 ///
-/// Budget: 256 threads of 32 registers and 36 bytes of shared memory an expert; 131,072 assignments are 64 blocks, half
-/// a wave on 132 SMs. Bound by latency: in each pass 8 rounds of a load, a match and an update.
+/// Budget: 256 threads of 32 registers, 1 block for 2,048 assignments and 256 at most, so under two a SM; shared memory 36
+/// bytes an expert. 131,072 assignments are 64 blocks, half a wave. Bound by latency: 8 rounds of 32 assignments a warp
+/// in each launch, and the counts of all blocks, which every block reads (64 KB for 256 experts).
 ///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.
@@ -41,6 +46,45 @@ struct KernelParams {
 /// # Safety
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn moe_dispatch(kernels: &Kernels, p: &MoeDispatchParams, stream: RawStream) -> Result<()> {
+    // SAFETY: as of this function.
+    unsafe { dispatch(kernels, p, None, stream) }
+}
+
+/// [`topk_gating`](super::topk_gating()), then [`moe_dispatch`] of its choice: together two launches up to 2,048
+/// assignments, three beyond, counts and losses included.
+///
+/// # Errors
+/// As of both, and [`Error::Tensor`](crate::Error::Tensor) where the dispatch is not of the ids that the gating writes.
+///
+/// # Safety
+/// As of both.
+pub unsafe fn route(
+    kernels: &Kernels,
+    gating: &TopkGatingParams,
+    p: &MoeDispatchParams,
+    stream: RawStream,
+) -> Result<()> {
+    if gating.expert_ids != p.expert_ids {
+        let message = "the ids are not those that the gating writes".to_owned();
+        return Err(Error::Tensor { operation: "moe_dispatch", message });
+    }
+    p.check()?;
+    // SAFETY: as of this function.
+    let totals = unsafe { gate(kernels, gating, stream)? };
+    // SAFETY: as of this function; the gating's scratch stays as it is until the dispatch is done.
+    unsafe { dispatch(kernels, p, totals, stream) }
+}
+
+/// [`moe_dispatch`], and one block more for the router's totals where there are any.
+///
+/// # Safety
+/// As [`moe_dispatch`], also of what `totals` names.
+unsafe fn dispatch(
+    kernels: &Kernels,
+    p: &MoeDispatchParams,
+    totals: Option<Totals>,
+    stream: RawStream,
+) -> Result<()> {
     const { assert!(MAX_BLOCKS <= MoeDispatchParams::MAX_BLOCKS) };
     let (num_tokens, k) = p.check()?;
     let num_assignments = num_tokens * k;
@@ -58,6 +102,9 @@ pub unsafe fn moe_dispatch(kernels: &Kernels, p: &MoeDispatchParams, stream: Raw
         num_experts_per_token: narrow("moe_dispatch", "k", k)?,
         num_experts: narrow("moe_dispatch", "num_experts", p.num_experts)?,
         capacity: p.capacity.map_or(i32::MAX, |capacity| i32::try_from(capacity).unwrap_or(i32::MAX)),
+        num_blocks: num_blocks as i32,
+        reserved: 0,
+        totals: totals.unwrap_or_else(bytemuck::Zeroable::zeroed),
     };
     let histograms = 4 * NUM_WARPS * p.num_experts;
     let config = LaunchConfig::linear(num_blocks as u32, NUM_THREADS);
@@ -68,7 +115,9 @@ pub unsafe fn moe_dispatch(kernels: &Kernels, p: &MoeDispatchParams, stream: Raw
             let count = config.with_shared(histograms as u32);
             kernels.launch("moe_dispatch_count", &count, &params, stream)?;
         }
-        let place = config.with_shared((histograms + 4 * (p.num_experts + 1)) as u32);
+        let extra = u32::from(totals.is_some());
+        let place = LaunchConfig::linear(num_blocks as u32 + extra, NUM_THREADS)
+            .with_shared((histograms + 4 * (p.num_experts + 1)) as u32);
         kernels.launch("moe_dispatch_place", &place, &params, stream)
     }
 }

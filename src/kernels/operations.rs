@@ -157,4 +157,10 @@ impl Operations for DeviceOperations {
         // SAFETY: as for the other operations.
         unsafe { super::topk_gating::router_logits(&self.kernels, &raw, self.stream) }
     }
+
+    fn route(&self, p: RouteParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+        let (gating, dispatch) = p.raw(self.place())?;
+        // SAFETY: as for the other operations.
+        unsafe { super::moe_dispatch::route(&self.kernels, &gating, &dispatch, self.stream) }
+    }
 }

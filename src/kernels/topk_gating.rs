@@ -16,6 +16,8 @@ const TOKEN_GROUPS: usize = 8;
 const EXPERT_GROUPS: usize = 2;
 /// `kGatingWarps` of the kernel.
 const GATING_WARPS: usize = 4;
+/// `kRouterTotalsThreads` of the kernel.
+const TOTALS_THREADS: u32 = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -108,9 +110,10 @@ struct GatingKernelParams {
     whole_chunks: u32,
 }
 
+/// `RouterTotals` of the kernels: what topk_gating leaves to sum up.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct TotalsKernelParams {
+pub(super) struct Totals {
     block_counts: u64,
     block_weights: u64,
     block_z: u64,
@@ -135,6 +138,23 @@ struct TotalsKernelParams {
 /// # Safety
 /// Every tensor is memory of the kernels' device that lives, and is not otherwise written, until `stream` has done it.
 pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawStream) -> Result<()> {
+    // SAFETY: as of this function.
+    let Some(totals) = (unsafe { gate(kernels, p, stream)? }) else { return Ok(()) };
+    let config = LaunchConfig::linear(1, TOTALS_THREADS);
+    // SAFETY: `Totals` mirrors `RouterTotals` of the kernel file, `gate` filled the scratch that it names; the caller
+    // vouches for the memory.
+    unsafe { kernels.launch("topk_gating_totals", &config, &totals, stream) }
+}
+
+/// [`topk_gating`] up to its totals, which are left to the caller where counts or losses are asked for.
+///
+/// # Safety
+/// As [`topk_gating`].
+pub(super) unsafe fn gate(
+    kernels: &Kernels,
+    p: &TopkGatingParams,
+    stream: RawStream,
+) -> Result<Option<Totals>> {
     let dims = p.check()?;
     let counted = p.counts.is_some() || p.losses.is_some();
     let lanes = lanes_per_token(dims.num_experts);
@@ -185,10 +205,7 @@ pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawSt
         // the scratch holds MAX_BLOCKS blocks; the caller vouches for the memory.
         unsafe { kernels.launch(kernel, &config, &params, stream)? };
     }
-    if !counted {
-        return Ok(());
-    }
-    let params = TotalsKernelParams {
+    Ok(counted.then(|| Totals {
         block_counts,
         block_weights,
         block_z,
@@ -197,9 +214,7 @@ pub unsafe fn topk_gating(kernels: &Kernels, p: &TopkGatingParams, stream: RawSt
         num_tokens: dims.num_tokens as i64,
         num_experts: dims.num_experts as i32,
         num_blocks: num_blocks as i32,
-    };
-    // SAFETY: as above; the launch before filled the scratch of `num_blocks` blocks.
-    unsafe { kernels.launch("topk_gating_totals", &LaunchConfig::linear(1, 1024), &params, stream) }
+    }))
 }
 
 /// Lanes that share a token: four experts each, or a whole warp.

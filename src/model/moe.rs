@@ -6,8 +6,8 @@ use super::request::{MoeMode, Step};
 use super::{Model, Workspace};
 use crate::error::Result;
 use crate::operations::{
-    Activation, GatingSpec, MoeCombineParams, MoeDispatchParams, MoeGemmParams, Residual, RouterLogitsParams,
-    RouterNoise, TopkGatingParams,
+    Activation, GatingSpec, MoeCombineParams, MoeDispatchParams, MoeGemmParams, Residual, RouteParams,
+    RouterLogitsParams, RouterNoise, TopkGatingParams,
 };
 
 impl Model {
@@ -42,22 +42,20 @@ impl Model {
             let layers = moe.forced_ids.tensor(&[num_layers, tokens, k]);
             layers.narrow(0, moe_index, 1).reshape(&[tokens, k])
         });
-        ops.topk_gating(TopkGatingParams {
-            logits: moe.router_logits.tensor(&[tokens, num_experts]),
-            selection_bias: None,
-            forced_ids,
-            spec: GatingSpec::NANO_MOE,
-            expert_ids: moe.expert_ids.tensor_mut(&[tokens, k]),
-            expert_weights: moe.expert_weights.tensor_mut(&[tokens, k]),
-            counts: None,
-            losses: record
-                .wants_router_losses()
-                .then(|| moe.losses.tensor_mut(&[2 * num_layers]).narrow(0, 2 * moe_index, 2)),
-            scratch: moe.gating_scratch.tensor_mut(&[TopkGatingParams::scratch_len(num_experts)]),
-        })?;
-        ops.moe_dispatch(MoeDispatchParams {
-            expert_ids: moe.expert_ids.tensor(&[tokens, k]),
-            num_experts,
+        ops.route(RouteParams {
+            gating: TopkGatingParams {
+                logits: moe.router_logits.tensor(&[tokens, num_experts]),
+                selection_bias: None,
+                forced_ids,
+                spec: GatingSpec::NANO_MOE,
+                expert_ids: moe.expert_ids.tensor_mut(&[tokens, k]),
+                expert_weights: moe.expert_weights.tensor_mut(&[tokens, k]),
+                counts: None,
+                losses: record
+                    .wants_router_losses()
+                    .then(|| moe.losses.tensor_mut(&[2 * num_layers]).narrow(0, 2 * moe_index, 2)),
+                scratch: moe.gating_scratch.tensor_mut(&[TopkGatingParams::scratch_len(num_experts)]),
+            },
             capacity,
             expert_offsets: moe.expert_offsets.tensor_mut(&[num_experts + 1]),
             row_tokens: moe.row_tokens.tensor_mut(&[tokens * k]),

@@ -1,5 +1,6 @@
 use super::checks::Checker;
 use super::gemm::{Activation, Residual};
+use super::topk_gating::TopkGatingParams;
 use super::view_of;
 use crate::error::Result;
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut, TensorView};
@@ -92,6 +93,50 @@ impl MoeDispatchParams<Tensor<'_>, TensorMut<'_>> {
             slots: self.slots.view(),
             scratch: self.scratch.view(),
         })
+    }
+}
+
+/// [`TopkGatingParams`], then [`MoeDispatchParams`] of the experts chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteParams<I = TensorView, O = TensorView> {
+    /// The choice.
+    pub gating: TopkGatingParams<I, O>,
+    /// As of [`MoeDispatchParams`].
+    pub capacity: Option<usize>,
+    /// As of [`MoeDispatchParams`].
+    pub expert_offsets: O,
+    /// As of [`MoeDispatchParams`].
+    pub row_tokens: O,
+    /// As of [`MoeDispatchParams`].
+    pub slots: O,
+    /// As of [`MoeDispatchParams`], apart from the gating's.
+    pub scratch: O,
+}
+
+impl RouteParams<Tensor<'_>, TensorMut<'_>> {
+    /// The raw views of both, after checking that every tensor is at `place`.
+    pub fn raw(&self, place: Place) -> Result<(TopkGatingParams, MoeDispatchParams)> {
+        let gating = self.gating.raw(place)?;
+        let dims = gating.check()?;
+        CHECK_DISPATCH.place(
+            place,
+            &[
+                ("expert_offsets", self.expert_offsets.place()),
+                ("row_tokens", self.row_tokens.place()),
+                ("slots", self.slots.place()),
+                ("scratch", self.scratch.place()),
+            ],
+        )?;
+        let dispatch = MoeDispatchParams {
+            expert_ids: gating.expert_ids,
+            num_experts: dims.num_experts,
+            capacity: self.capacity,
+            expert_offsets: self.expert_offsets.view(),
+            row_tokens: self.row_tokens.view(),
+            slots: self.slots.view(),
+            scratch: self.scratch.view(),
+        };
+        Ok((gating, dispatch))
     }
 }
 
