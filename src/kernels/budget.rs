@@ -148,6 +148,7 @@ fn rows() -> Vec<Budget> {
         ..plain(kernel, 128, registers)
     };
     let dispatch = |kernel| Budget {
+        static_shared_bytes: 32,
         dynamic_shared_bytes: 4 * (8 + 1) * (8 + 1),
         shape: "12288 tokens, 2 of 8 experts",
         blocks: 12,
