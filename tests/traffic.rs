@@ -90,9 +90,9 @@ impl Meter {
         if moved as f64 > MOST * bytes as f64 {
             let over = moved as f64 / bytes as f64;
             wrong.push(format!("{moved} bytes moved, {over:.3} times the {bytes} allowed for"));
-            wrong.extend(kernels.iter().flat_map(|kernel| most_moved(kernel)));
+            wrong.extend(kernels.iter().flat_map(most_moved));
         }
-        wrong.extend(kernels.iter().flat_map(|kernel| wasted(kernel)));
+        wrong.extend(kernels.iter().flat_map(wasted));
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
     }
 }

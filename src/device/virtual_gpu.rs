@@ -91,7 +91,9 @@ impl VirtualDevice {
 
     /// The module of this PTX. Decoding it takes longer than most launches, so the process keeps what it decoded.
     fn decoded(&self, ptx: Deflated<'_>) -> std::result::Result<Module, String> {
-        static DECODED: Mutex<BTreeMap<Vec<u8>, Arc<Mutex<Option<Module>>>>> = Mutex::new(BTreeMap::new());
+        /// By packed PTX. Held while it is decoded, so that this happens once.
+        type Decoded = BTreeMap<Vec<u8>, Arc<Mutex<Option<Module>>>>;
+        static DECODED: Mutex<Decoded> = Mutex::new(BTreeMap::new());
         let entry = {
             let mut decoded = DECODED.lock().unwrap_or_else(PoisonError::into_inner);
             decoded.entry(ptx.0.to_vec()).or_default().clone()

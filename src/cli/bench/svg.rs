@@ -22,7 +22,7 @@ const MARKS: [&str; 7] = [
 /// The mark of operation `index` at a point: told by its outline, and by being filled or hollow, before its colour.
 fn mark(index: usize, x: f64, y: f64, name: &str) -> String {
     let (color, outline) = (COLORS[index % COLORS.len()], MARKS[index % MARKS.len()]);
-    let fill = if index / MARKS.len() % 2 == 0 { color } else { "white" };
+    let fill = if (index / MARKS.len()).is_multiple_of(2) { color } else { "white" };
     format!(
         "<path d=\"{outline}\" transform=\"translate({x:.1} {y:.1})\" fill=\"{fill}\" stroke=\"{color}\">\
          <title>{}</title></path>",

@@ -53,7 +53,7 @@ fn fits(p: &MoeGemmParams, dims: MoeGemmDims) -> bool {
 /// [`crate::kernels::moe_gemm()`] by the Hopper kernels, with a tile of the caller's choice out of [`WgmmaTile::MOE`].
 ///
 /// # Errors
-/// As [`crate::kernels::moe_gemm()`], and as [`gemm_with_wgmma`].
+/// As [`crate::kernels::moe_gemm()`], and as [`crate::kernels::gemm_with_wgmma`].
 ///
 /// # Safety
 /// As [`crate::kernels::moe_gemm()`].
