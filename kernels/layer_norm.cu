@@ -176,6 +176,7 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p, RowSums& sm
         float sums[1] = {0.0f};
 #pragma unroll
         for (int c = 0; c < kNumChunks; ++c) {
+            if (c * strip_size >= p.hidden_size) break;
             float values[kCount];
             kept[c].unpack(values);
             if (p.sum != 0) store(p.sum, p.sum_stride, token_idx, values, c * strip_size);
@@ -202,16 +203,19 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p, RowSums& sm
         // Sum the deviations and their squares. What the deviations sum to is the rounding error of the mean
         float deviations[2] = {0.0f, 0.0f};
         const auto add_deviations = [&](const float(&values)[kCount], int first) {
+            // A whole chunk is in the row or is not.
+            if (kWhole && first + static_cast<int>(threadIdx.x) * kCount >= p.hidden_size) return;
 #pragma unroll
             for (int i = 0; i < kCount; ++i) {
                 const int element = first + strip_element<kWhole, kCount>(threadIdx.x, blockDim.x, i);
-                const float deviation = element < p.hidden_size ? values[i] - mean : 0.0f;
+                const float deviation = kWhole || element < p.hidden_size ? values[i] - mean : 0.0f;
                 deviations[0] += deviation;
                 deviations[1] = fmaf(deviation, deviation, deviations[1]);
             }
         };
 #pragma unroll
         for (int c = 0; c < kNumChunks; ++c) {
+            if (c * strip_size >= p.hidden_size) break;
             float values[kCount];
             kept[c].unpack(values);
             add_deviations(values, c * strip_size);
@@ -239,6 +243,7 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p, RowSums& sm
         };
 #pragma unroll
         for (int c = 0; c < kNumChunks; ++c) {
+            if (c * strip_size >= p.hidden_size) break;
             float values[kCount];
             kept[c].unpack(values);
             write(values, c * strip_size);
