@@ -150,7 +150,9 @@ impl Tokenizer {
             .into())
     }
 
-    fn new(definition: Definition, name: &str) -> std::result::Result<Self, String> {
+    fn new(mut definition: Definition, name: &str) -> std::result::Result<Self, String> {
+        // SentencePiece numbers a special token that a model does not have -1.
+        definition.specials.retain(|special| special.id != u32::MAX);
         let vocab = definition.model.vocab();
         let ids =
             vocab.iter().map(|token| token.id).chain(definition.specials.iter().map(|special| special.id));
