@@ -29,6 +29,7 @@ pub fn bench(criterion: &mut Criterion, ops: &DeviceOperations) {
                 kv_lengths: None,
                 block_table: None,
                 softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+                split: None,
             })
         });
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use criterion::Criterion;
 use nanomoe::kernels::DeviceOperations;
-use nanomoe::model::{Forward, LogitRows, Model};
+use nanomoe::model::{Forward, Input, LogitRows, Model, SessionOptions};
 use nanomoe::tensor::DType;
 use nanomoe::weights::Checkpoint;
 
@@ -29,13 +29,12 @@ pub fn bench(criterion: &mut Criterion, ops: &DeviceOperations) {
     let mut recorded = model.record(ops, workspace, 1, seq, request).expect("record");
     common::bench(&mut group, ops, format!("prefill-{seq}"), bytes, |_| recorded.run(&ids, None).map(drop));
 
-    let mut workspace = model.workspace(ops, seq).expect("device memory");
-    let mut cache = model.kv_cache(ops, 1, seq).expect("device memory");
-    let past = &ids[..seq - 1];
-    model.forward(ops, &mut workspace, Some(&mut cache), 1, past, &request).expect("prefill");
-    common::bench(&mut group, ops, format!("decode-{seq}"), bytes, |ops| {
-        cache.truncate(seq - 1);
-        model.forward(ops, &mut workspace, Some(&mut cache), 1, &ids[seq - 1..], &request).map(drop)
+    let mut session = model.session(ops, SessionOptions::new(1, seq)).expect("device memory");
+    let sequence = session.start().expect("room for one");
+    session.prefill(sequence, Input::Ids(&ids[..seq - 1]), &Forward::default()).expect("prefill");
+    common::bench(&mut group, ops, format!("decode-{seq}"), bytes, |_| {
+        session.decode(&[(sequence, ids[seq - 1])], &request)?;
+        session.truncate(sequence, seq - 1)
     });
     group.finish();
 }

@@ -5,13 +5,12 @@
 // [num_blocks, block_size, num_kv_heads, head_dim] behind a block table. Any strides but the last.
 // A block takes a tile of queries and walks over tiles of keys, keeping a running maximum and sum of each row, so the
 // scores never leave registers. Tiles behind the last visible key are not visited; only the tiles on the diagonal are
-// masked. Three kernels: tensor cores for 16-bit types, FFMA for f32, and one for a few rows (decoding), which splits
-// the keys over the warps of a block instead of the rows. Compute bound, the last one memory bound.
+// masked. A row's bits depend on its keys alone, not on the tile it falls into. Two kernels: tensor cores for 16-bit
+// types, FFMA for f32. Compute bound. A few rows over many keys are attention_decode.cu's.
 // Launcher: src/kernels/attention.rs
 #include <type_traits>
 
 #include "attention_tiles.cuh"
-#include "chunk.cuh"
 #include "online_softmax.cuh"
 #include "ptx/griddep.cuh"
 #include "ptx/ldmatrix.cuh"
@@ -268,107 +267,6 @@ __device__ __forceinline__ void attention_ffma(const AttentionParams& p) {
     block.template store_rows<8>(threadIdx.x / kWarpSize * 8);
 }
 
-// ---- A few rows: a block has one row, and its warps share the keys --------------------------------------------------
-
-constexpr int kDecodeWarps = 8;
-constexpr int kLaneElements = 8;
-
-// A chunk of 8 elements at `column` of a row; null is a row of zeros.
-template <class T>
-__device__ __forceinline__ void load_lane(
-    float (&values)[kLaneElements], const T* row, int column, const AttentionParams& p) {
-    const int valid = row == nullptr ? 0 : p.head_dim - column;
-    if (p.whole_chunks && valid >= kLaneElements) {
-        load_chunk<true>(values, row + column, valid);
-    } else {
-        load_chunk<false>(values, row + column, valid);
-    }
-}
-
-template <class T, int kHeadDim>
-__device__ __forceinline__ void attention_decode(const AttentionParams& p) {
-    constexpr int kKeyLanes = kHeadDim / kLaneElements;              // lanes that share a key
-    constexpr int kKeyGroups = kDecodeWarps * kWarpSize / kKeyLanes;  // keys the block reads at once
-    constexpr int kUnroll = 4;                                       // keys in flight for each lane
-    __shared__ float smem_max[kDecodeWarps], smem_sum[kDecodeWarps];
-    __shared__ float smem_out[kDecodeWarps][kHeadDim];
-    ptx::griddepcontrol_launch_dependents();
-    ptx::griddepcontrol_wait();
-    const Problem problem(p, blockIdx.x);
-    const int32_t row = blockIdx.y;
-    const int32_t num_keys = problem.visible_keys(p, row);
-    const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
-    const int column = threadIdx.x % kKeyLanes * kLaneElements;
-
-    float q[kLaneElements], out[kLaneElements] = {};
-    load_lane(q, reinterpret_cast<const T*>(p.q) + problem.row_offset(p, p.q_strides, row), column, p);
-
-    // Each group of lanes takes every kKeyGroups-th key, with a softmax of its own
-    OnlineSoftmax softmax;
-    const int group = threadIdx.x / kKeyLanes;
-    for (int32_t first = 0; first < num_keys; first += kKeyGroups * kUnroll) {
-        float scores[kUnroll], values[kUnroll][kLaneElements];
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-            const int32_t key = first + u * kKeyGroups + group;
-            const bool is_there = key < num_keys;
-            float k[kLaneElements];
-            load_lane(k, is_there ? problem.kv_row<T>(p, p.k, p.k_strides, key) : nullptr, column, p);
-            load_lane(values[u], is_there ? problem.kv_row<T>(p, p.v, p.v_strides, key) : nullptr, column, p);
-            scores[u] = 0.0f;
-#pragma unroll
-            for (int i = 0; i < kLaneElements; ++i) scores[u] = fmaf(q[i], k[i], scores[u]);
-            scores[u] = warp_reduce<Sum, kKeyLanes>(scores[u]);
-            if (!is_there) scores[u] = -INFINITY;
-        }
-        const float correction =
-            softmax.template update<kUnroll, 1>([&](int i) -> float& { return scores[i]; }, p.softmax_scale_log2);
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) {
-            out[i] *= correction;
-#pragma unroll
-            for (int u = 0; u < kUnroll; ++u) out[i] = fmaf(scores[u], values[u][i], out[i]);
-        }
-    }
-
-    // Bring all groups to the block's maximum, and add them up
-    const float warp_max = warp_reduce<Max>(softmax.max);
-    if (lane_idx == 0) smem_max[warp_idx] = warp_max;
-    __syncthreads();
-    float max = -INFINITY;
-#pragma unroll
-    for (int warp = 0; warp < kDecodeWarps; ++warp) max = fmaxf(max, smem_max[warp]);
-    const float factor =
-        softmax.max == -INFINITY ? 0.0f : ptx::ex2_approx_f32((softmax.max - max) * p.softmax_scale_log2);
-    float sum = softmax.sum * factor;
-#pragma unroll
-    for (int i = 0; i < kLaneElements; ++i) out[i] *= factor;
-#pragma unroll
-    for (int offset = kKeyLanes; offset < kWarpSize; offset *= 2) {
-        sum += __shfl_xor_sync(kFullMask, sum, offset);
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) out[i] += __shfl_xor_sync(kFullMask, out[i], offset);
-    }
-    if (lane_idx == 0) smem_sum[warp_idx] = sum;
-    if (lane_idx < kKeyLanes) {
-#pragma unroll
-        for (int i = 0; i < kLaneElements; ++i) smem_out[warp_idx][column + i] = out[i];
-    }
-    __syncthreads();
-
-    // Write the row
-    float total = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < kDecodeWarps; ++warp) total += smem_sum[warp];
-    T* target = reinterpret_cast<T*>(p.out) + problem.row_offset(p, p.out_strides, row);
-    for (int d = threadIdx.x; d < p.head_dim; d += kDecodeWarps * kWarpSize) {
-        float value = 0.0f;
-#pragma unroll
-        for (int warp = 0; warp < kDecodeWarps; ++warp) value += smem_out[warp][d];
-        target[d] = from_float<T>(total == 0.0f ? 0.0f : value / total);
-    }
-}
-
 #define ATTENTION_MMA(dtype, T, head_dim)                                                                  \
     extern "C" __global__ void __launch_bounds__(MmaConfig<head_dim>::kThreads)                            \
         attention_mma_##head_dim##_##dtype(const __grid_constant__ AttentionParams p) {                    \
@@ -379,18 +277,10 @@ __device__ __forceinline__ void attention_decode(const AttentionParams& p) {
         attention_ffma_##head_dim##_f32(const __grid_constant__ AttentionParams p) {                       \
         attention_ffma<FfmaConfig<head_dim>>(p);                                                           \
     }
-#define ATTENTION_DECODE(dtype, T, head_dim)                                                               \
-    extern "C" __global__ void __launch_bounds__(kDecodeWarps* kWarpSize)                                  \
-        attention_decode_##head_dim##_##dtype(const __grid_constant__ AttentionParams p) {                 \
-        attention_decode<T, head_dim>(p);                                                                  \
-    }
-#define ATTENTION(head_dim)                \
-    ATTENTION_MMA(bf16, Bf16, head_dim)    \
-    ATTENTION_MMA(f16, F16, head_dim)      \
-    ATTENTION_FFMA(head_dim)               \
-    ATTENTION_DECODE(f32, float, head_dim) \
-    ATTENTION_DECODE(bf16, Bf16, head_dim) \
-    ATTENTION_DECODE(f16, F16, head_dim)
+#define ATTENTION(head_dim)             \
+    ATTENTION_MMA(bf16, Bf16, head_dim) \
+    ATTENTION_MMA(f16, F16, head_dim)   \
+    ATTENTION_FFMA(head_dim)
 
 // head_dim is rounded up to one of these.
 ATTENTION(64)

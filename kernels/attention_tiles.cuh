@@ -16,7 +16,7 @@ struct AttentionParams {
     int64_t k_strides[3];  // batch (or block), token, head
     int64_t v_strides[3];
     int32_t kv_len;
-    int32_t kv_capacity;
+    int32_t kv_capacity;  // most keys of a sequence; kv_lengths beyond it are cut
     int32_t seq_len;
     int32_t num_kv_heads;
     int32_t heads_per_kv_head;

@@ -20,7 +20,11 @@ struct OnlineSoftmax {
         for (int i = 0; i < kCount; ++i) maxima[i % 2] = fmaxf(maxima[i % 2], score(i));
         const float new_max = warp_reduce<Max, kNumLanes>(fmaxf(maxima[0], maxima[1]));
         const float shift = new_max == -INFINITY ? 0.0f : new_max * scale_log2;
-        const float correction = max == -INFINITY ? 0.0f : ptx::ex2_approx_ftz_f32(fmaf(max, scale_log2, -shift));
+        // Exactly 1 while the maximum stands, which the rounding of shift would spoil: scores that are all masked then
+        // leave no trace, so a row's bits do not depend on how many tiles behind its last key are visited
+        const float correction = new_max == max        ? 1.0f
+                                 : max == -INFINITY ? 0.0f
+                                                    : ptx::ex2_approx_ftz_f32(fmaf(max, scale_log2, -shift));
         float new_sum = sum * correction;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {

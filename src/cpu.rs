@@ -12,6 +12,7 @@ mod lm_head;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod qkv;
 mod rows;
 mod simd;
 mod topk_gating;
@@ -20,18 +21,30 @@ use crate::buffer::{Buffer, host_memory};
 use crate::error::{Error, Result};
 use crate::operations::{
     AttentionParams, EmbeddingParams, GemmParams, LayerNormParams, LmHeadParams, MlpParams, MoeCombineParams,
-    MoeDispatchParams, MoeGemmParams, Operations, RouterLogitsParams, TopkGatingParams,
+    MoeDispatchParams, MoeGemmParams, Numerics, Operations, QkvParams, RouterLogitsParams, TopkGatingParams,
 };
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut};
 
 /// The operations on this machine's cores, in host memory and f32. Calls return when the work is done.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CpuOperations;
+pub struct CpuOperations {
+    numerics: Numerics,
+}
 
 impl CpuOperations {
-    /// The provider; it holds nothing. Threads are rayon's (`RAYON_NUM_THREADS`).
+    /// The provider. Threads are rayon's (`RAYON_NUM_THREADS`).
     pub fn new() -> Self {
-        CpuOperations
+        CpuOperations::default()
+    }
+
+    /// [`CpuOperations::new`] with a choice of numerics.
+    pub fn with_numerics(numerics: Numerics) -> Self {
+        CpuOperations { numerics }
+    }
+
+    /// What a row's bits may depend on.
+    pub fn numerics(&self) -> Numerics {
+        self.numerics
     }
 }
 
@@ -79,6 +92,17 @@ impl Operations for CpuOperations {
         Ok(())
     }
 
+    fn copy(&self, to: TensorMut<'_>, from: Tensor<'_>) -> Result<()> {
+        let view = to.view();
+        check_copy("copy", &from, view.num_elements() * view.dtype.size())?;
+        match view.dtype {
+            DType::F32 => copy_elements::<f32>(to, from),
+            DType::BF16 => copy_elements::<half::bf16>(to, from),
+            DType::F16 => copy_elements::<half::f16>(to, from),
+            DType::I32 => copy_elements::<i32>(to, from),
+        }
+    }
+
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
@@ -92,19 +116,23 @@ impl Operations for CpuOperations {
     }
 
     fn gemm(&self, p: GemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        gemm::gemm(p)
+        gemm::gemm(p, self.numerics)
+    }
+
+    fn qkv(&self, p: QkvParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+        qkv::qkv(p, self.numerics)
     }
 
     fn attention(&self, p: AttentionParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        attention::attention(p)
+        attention::attention(p, self.numerics)
     }
 
     fn mlp(&self, p: MlpParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        gemm::mlp(p)
+        gemm::mlp(p, self.numerics)
     }
 
     fn router_logits(&self, p: RouterLogitsParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        topk_gating::router_logits(p)
+        topk_gating::router_logits(p, self.numerics)
     }
 
     fn topk_gating(&self, p: TopkGatingParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
@@ -116,7 +144,7 @@ impl Operations for CpuOperations {
     }
 
     fn moe_gemm(&self, p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        moe_gemm::moe_gemm(p)
+        moe_gemm::moe_gemm(p, self.numerics)
     }
 
     fn moe_combine(&self, p: MoeCombineParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
@@ -124,7 +152,7 @@ impl Operations for CpuOperations {
     }
 
     fn lm_head(&self, p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
-        lm_head::lm_head(p)
+        lm_head::lm_head(p, self.numerics)
     }
 }
 
@@ -143,6 +171,11 @@ fn check_copy(operation: &'static str, tensor: &impl AsView, bytes: usize) -> Re
 
 fn copy_in<T: crate::tensor::Element>(to: TensorMut<'_>, bytes: &[u8]) -> Result<()> {
     bytemuck::cast_slice_mut(to.into_slice::<T>("upload")?).copy_from_slice(bytes);
+    Ok(())
+}
+
+fn copy_elements<T: crate::tensor::Element>(to: TensorMut<'_>, from: Tensor<'_>) -> Result<()> {
+    to.into_slice::<T>("copy")?.copy_from_slice(from.as_slice::<T>("copy")?);
     Ok(())
 }
 

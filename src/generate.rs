@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 pub use sampling::{NAN, Sampling, sample};
 
 use crate::error::{Error, Result};
-use crate::model::{Forward, ForwardOutput, KvCache, LogitRows, Model, MoeMode, Workspace};
+use crate::model::{
+    Forward, ForwardOutput, HiddenStates, Input, LogitRows, Model, MoeMode, SequenceId, Session,
+    SessionOptions, Workspace,
+};
 use crate::operations::Operations;
 
 /// How to go on from a prompt.
@@ -29,7 +32,12 @@ pub struct GenerateOptions {
     pub masked: Vec<u32>,
     /// The id that ends the text; it is not handed out.
     pub end_of_text: Option<u32>,
+    /// Prompts that are continued at a time.
+    pub max_batch: usize,
 }
+
+/// Tokens of a prompt that are computed at a time.
+const MAX_PREFILL: usize = 2048;
 
 impl Default for GenerateOptions {
     fn default() -> Self {
@@ -39,6 +47,7 @@ impl Default for GenerateOptions {
             moe: MoeMode::Dropless,
             masked: Vec::new(),
             end_of_text: None,
+            max_batch: 32,
         }
     }
 }
@@ -91,8 +100,7 @@ impl Generated {
 /// Continues `prompt`, telling `on_event` of each id as it is made; it may break off.
 ///
 /// # Errors
-/// [`Error::Input`] for an empty prompt, ids outside the vocabulary, all ids masked, and logits that are NaN (naming
-/// where they come from); what [`Model::forward`] refuses.
+/// As [`generate_many`].
 pub fn generate(
     model: &Model,
     ops: &dyn Operations,
@@ -100,72 +108,121 @@ pub fn generate(
     options: &GenerateOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Generated> {
-    let start = Instant::now();
-    let mut first = None;
-    let mut generated = Vec::new();
-    let mut stop = Stop::MaxTokens;
-    if options.max_tokens > 0 {
-        let mut session = Session::new(model, ops, prompt, options)?;
-        while generated.len() < options.max_tokens {
-            if session.crops_now() && on_event(Event::Cropped { block_size: session.block_size }).is_break() {
-                stop = Stop::Callback;
-                break;
-            }
-            let id = session.next()?;
-            first.get_or_insert_with(|| start.elapsed());
-            if Some(id) == options.end_of_text {
-                stop = Stop::EndOfText;
-                break;
-            }
-            generated.push(id);
-            if on_event(Event::Token(id)).is_break() {
-                stop = Stop::Callback;
-                break;
-            }
-        }
-    }
-    let prefill = first.unwrap_or_default();
-    Ok(Generated { ids: generated, stop, prefill, decode: start.elapsed().saturating_sub(prefill) })
+    let mut all = generate_many(model, ops, &[prompt], options, &mut |_, event| on_event(event))?;
+    Ok(all.remove(0))
 }
 
-/// A sequence that grows.
-struct Session<'a> {
+/// Continues every prompt, up to [`GenerateOptions::max_batch`] of them at a time: when one ends the next begins.
+/// `on_event` is told the prompt's number with each event, and may break that one off. The same seed gives every number
+/// random numbers of its own, so a prompt given twice goes on in two ways.
+///
+/// # Errors
+/// [`Error::Input`] for an empty prompt, ids outside the vocabulary, all ids masked, and logits that are NaN (naming
+/// where they come from); what [`Model::forward`] and [`Session::new`] refuse.
+pub fn generate_many(
+    model: &Model,
+    ops: &dyn Operations,
+    prompts: &[&[u32]],
+    options: &GenerateOptions,
+    on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+) -> Result<Vec<Generated>> {
+    for (number, prompt) in prompts.iter().enumerate() {
+        check_prompt(model, prompt).map_err(|message| {
+            let which = if prompts.len() > 1 { format!("prompt {number}: ") } else { String::new() };
+            Error::Input(which + &message)
+        })?;
+    }
+    let mut generator = Generator::new(model, ops, prompts, options)?;
+    let mut done: Vec<Option<Generated>> = prompts.iter().map(|_| None).collect();
+    let mut waiting = prompts.iter().enumerate();
+    loop {
+        while generator.live.len() < options.max_batch.max(1)
+            && let Some((number, prompt)) = waiting.next()
+        {
+            let text = Text::new(number, prompt);
+            if options.max_tokens == 0 {
+                done[number] = Some(text.end(Stop::MaxTokens));
+            } else {
+                generator.live.push(text);
+            }
+        }
+        if generator.live.is_empty() {
+            break;
+        }
+        for (number, generated) in generator.step(on_event)? {
+            done[number] = Some(generated);
+        }
+    }
+    Ok(done.into_iter().flatten().collect())
+}
+
+fn check_prompt(model: &Model, prompt: &[u32]) -> std::result::Result<(), String> {
+    let vocab_size = model.config().vocab_size;
+    if prompt.is_empty() {
+        return Err("the prompt is empty; expected at least one id".into());
+    }
+    match prompt.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(id) => Err(format!("prompt id {id} is outside the vocabulary of {vocab_size}")),
+        None => Ok(()),
+    }
+}
+
+/// A prompt and what it has become.
+struct Text {
+    number: usize,
+    ids: Vec<u32>,
+    prompt_len: usize,
+    /// Its sequence in the session, while it has one.
+    sequence: Option<SequenceId>,
+    crop_was_said: bool,
+    start: Instant,
+    first: Option<Duration>,
+}
+
+impl Text {
+    fn new(number: usize, prompt: &[u32]) -> Self {
+        Text {
+            number,
+            ids: prompt.to_vec(),
+            prompt_len: prompt.len(),
+            sequence: None,
+            crop_was_said: false,
+            start: Instant::now(),
+            first: None,
+        }
+    }
+
+    fn end(mut self, stop: Stop) -> Generated {
+        let prefill = self.first.unwrap_or_default();
+        let decode = self.start.elapsed().saturating_sub(prefill);
+        Generated { ids: self.ids.split_off(self.prompt_len), stop, prefill, decode }
+    }
+}
+
+/// What computes the next id of each text.
+struct Generator<'a> {
     model: &'a Model,
     ops: &'a dyn Operations,
     options: &'a GenerateOptions,
-    block_size: usize,
     /// Whether each id may be generated, `[vocab_size]`.
     allowed: Vec<bool>,
     /// Ids that may be generated are exactly those below, where that says it all: the head itself can choose then.
     allowed_vocab: Option<usize>,
-    workspace: Workspace,
-    cache: Option<KvCache>,
-    ids: Vec<u32>,
-    crop_was_said: bool,
+    /// The cache, for texts that can use one.
+    session: Option<Session<'a>>,
+    /// For texts computed whole at each step; none until there is one.
+    workspace: Option<Workspace>,
+    live: Vec<Text>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> Generator<'a> {
     fn new(
         model: &'a Model,
         ops: &'a dyn Operations,
-        prompt: &[u32],
+        prompts: &[&[u32]],
         options: &'a GenerateOptions,
     ) -> Result<Self> {
         let config = model.config();
-        if prompt.is_empty() {
-            return Err(Error::Input("the prompt is empty; expected at least one id".into()));
-        }
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= config.vocab_size) {
-            let vocab_size = config.vocab_size;
-            return Err(Error::Input(format!("prompt id {id} is outside the vocabulary of {vocab_size}")));
-        }
-        let block_size = config.block_size;
-        let longest = prompt.len().saturating_add(options.max_tokens - 1).min(block_size);
-        let drops = config.moe.as_ref().is_some_and(|moe| !moe.never_drops());
-        let caches = !(drops && options.moe == MoeMode::Capacity) && prompt.len() < block_size;
-        // A step has one token with a cache, all of them without and when cropped.
-        let crops = prompt.len().saturating_add(options.max_tokens - 1) > block_size;
-        let tokens = if caches && !crops { prompt.len() } else { longest };
         let mut allowed = vec![true; config.vocab_size];
         for &id in &options.masked {
             allowed.get_mut(id as usize).into_iter().for_each(|allowed| *allowed = false);
@@ -174,83 +231,200 @@ impl<'a> Session<'a> {
         if count == 0 {
             return Err(Error::Input(format!("all {} ids are masked", config.vocab_size)));
         }
-        Ok(Session {
+        let drops = config.moe.as_ref().is_some_and(|moe| !moe.never_drops());
+        let caches = !(drops && options.moe == MoeMode::Capacity);
+        let cached = || prompts.iter().map(|prompt| prompt.len()).filter(|&len| len < config.block_size);
+        let session = match cached().max() {
+            Some(longest) if caches && options.max_tokens > 0 => {
+                let max_len = longest.saturating_add(options.max_tokens - 1).min(config.block_size);
+                let sequences = cached().count().min(options.max_batch.max(1));
+                let mut room = SessionOptions::new(sequences, max_len);
+                room.max_prefill = Some(longest.min(MAX_PREFILL));
+                Some(model.session(ops, room)?)
+            }
+            _ => None,
+        };
+        Ok(Generator {
             model,
             ops,
             options,
-            block_size,
             allowed_vocab: allowed[..count].iter().all(|&allowed| allowed).then_some(count),
             allowed,
-            workspace: model.workspace(ops, tokens)?,
-            cache: if caches { Some(model.kv_cache(ops, 1, longest)?) } else { None },
-            ids: prompt.to_vec(),
-            crop_was_said: false,
+            session,
+            workspace: None,
+            live: Vec::new(),
         })
     }
 
-    /// Whether the coming step is the first that does not see the whole sequence.
-    fn crops_now(&mut self) -> bool {
-        let crops = self.ids.len() > self.block_size && !self.crop_was_said;
-        self.crop_was_said |= crops;
-        crops
+    /// One more id for every text; gives those that have ended.
+    fn step(
+        &mut self,
+        on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+    ) -> Result<Vec<(usize, Generated)>> {
+        let block_size = self.model.config().block_size;
+        let mut ended = Vec::new();
+        for text in &mut self.live {
+            if text.ids.len() > block_size && !text.crop_was_said {
+                text.crop_was_said = true;
+                if on_event(text.number, Event::Cropped { block_size }).is_break() {
+                    ended.push((text.number, Stop::Callback));
+                }
+            }
+        }
+        let mut results = self.end(&mut ended)?;
+        let ids = self.next_ids()?;
+        for (text, id) in self.live.iter_mut().zip(ids) {
+            text.first.get_or_insert_with(|| text.start.elapsed());
+            if Some(id) == self.options.end_of_text {
+                ended.push((text.number, Stop::EndOfText));
+                continue;
+            }
+            text.ids.push(id);
+            if on_event(text.number, Event::Token(id)).is_break() {
+                ended.push((text.number, Stop::Callback));
+            } else if text.ids.len() - text.prompt_len >= self.options.max_tokens {
+                ended.push((text.number, Stop::MaxTokens));
+            }
+        }
+        results.extend(self.end(&mut ended)?);
+        Ok(results)
     }
 
-    /// Computes the next id and appends it.
-    fn next(&mut self) -> Result<u32> {
-        if self.ids.len() > self.block_size {
-            // Positions shift at every step, so nothing computed before can be used again.
-            self.cache = None;
+    /// Takes these texts out.
+    fn end(&mut self, ended: &mut Vec<(usize, Stop)>) -> Result<Vec<(usize, Generated)>> {
+        let mut results = Vec::new();
+        for (number, stop) in ended.drain(..) {
+            let Some(index) = self.live.iter().position(|text| text.number == number) else { continue };
+            let mut text = self.live.remove(index);
+            if let (Some(session), Some(sequence)) = (&mut self.session, text.sequence.take()) {
+                session.drop_sequence(sequence)?;
+            }
+            results.push((number, text.end(stop)));
         }
-        let greedy = self.options.sampling.temperature == 0.0 && self.allowed_vocab.is_some();
+        Ok(results)
+    }
+
+    /// The next id of every live text: new ones by a prefill each, those in the cache by one step together, the others
+    /// by a pass over the whole of each.
+    fn next_ids(&mut self) -> Result<Vec<u32>> {
+        let block_size = self.model.config().block_size;
+        let mut ids = vec![0; self.live.len()];
+        let mut growing = Vec::new();
+        for index in 0..self.live.len() {
+            let len = self.live[index].ids.len();
+            if len > block_size
+                && let (Some(session), Some(sequence)) = (&mut self.session, self.live[index].sequence.take())
+            {
+                // Positions shift at every step from here on, so nothing computed before can be used again.
+                session.drop_sequence(sequence)?;
+            }
+            if self.live[index].sequence.is_some() {
+                growing.push(index);
+            } else if self.session.is_some() && self.live[index].prompt_len == len && len < block_size {
+                ids[index] = self.prefill(index)?;
+            } else {
+                ids[index] = self.recompute(index)?;
+            }
+        }
+        if growing.is_empty() {
+            return Ok(ids);
+        }
+        let last = |&index: &usize| {
+            let text = &self.live[index];
+            text.sequence.zip(text.ids.last().copied())
+        };
+        let tokens: Vec<(SequenceId, u32)> = growing.iter().filter_map(last).collect();
+        let request = self.request(self.live[growing[0]].ids.len());
+        let Some(session) = &mut self.session else { return Ok(ids) };
+        let output = session.decode(&tokens, &request)?;
+        for (row, &index) in growing.iter().enumerate() {
+            ids[index] = self.chosen(&output, row, index)?;
+        }
+        Ok(ids)
+    }
+
+    fn prefill(&mut self, index: usize) -> Result<u32> {
+        let request = self.request(self.live[index].ids.len());
+        let Some(session) = &mut self.session else { return self.recompute(index) };
+        let sequence = session.start()?;
+        let text = &mut self.live[index];
+        text.sequence = Some(sequence);
+        let mut pieces = text.ids.chunks(MAX_PREFILL).peekable();
+        let mut output = ForwardOutput::default();
+        while let Some(piece) = pieces.next() {
+            let silent = Forward { logits: LogitRows::None, argmax: LogitRows::None, ..request };
+            let request = if pieces.peek().is_some() { silent } else { request };
+            output = session.prefill(sequence, Input::Ids(piece), &request)?;
+        }
+        self.chosen(&output, 0, index)
+    }
+
+    /// A pass over the last `block_size` ids.
+    fn recompute(&mut self, index: usize) -> Result<u32> {
+        let request = self.request(self.live[index].ids.len());
+        let output = self.forward(index, &request)?;
+        self.chosen(&output, 0, index)
+    }
+
+    fn forward(&mut self, index: usize, request: &Forward<'_>) -> Result<ForwardOutput> {
+        let ids = &self.live[index].ids;
+        let block_size = self.model.config().block_size;
+        let window = &ids[ids.len().saturating_sub(block_size)..];
+        if self.workspace.as_ref().is_none_or(|workspace| workspace.max_tokens() < window.len()) {
+            let room = ids.len().saturating_add(self.options.max_tokens).min(block_size);
+            self.workspace = None;
+            self.workspace = Some(self.model.workspace(self.ops, room)?);
+        }
+        let Some(workspace) = &mut self.workspace else { return Ok(ForwardOutput::default()) };
+        self.model.forward(self.ops, workspace, 1, window, request)
+    }
+
+    /// What the head is asked for.
+    fn request(&self, len: usize) -> Forward<'static> {
         let mut request = Forward {
             moe: self.options.moe,
             allowed_vocab: self.allowed_vocab,
-            noise_seed: self.options.sampling.seed.wrapping_add((self.ids.len() as u64) << 32),
+            noise_seed: self.options.sampling.seed.wrapping_add((len as u64) << 32),
             ..Forward::default()
         };
-        if greedy {
+        if self.is_greedy() {
             request.argmax = LogitRows::Last;
         } else {
             request.logits = LogitRows::Last;
         }
-        let output = self.forward(&request)?;
-        let id = if greedy {
-            output.argmax[0]
+        request
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.options.sampling.temperature == 0.0 && self.allowed_vocab.is_some()
+    }
+
+    /// The id chosen in a row of a pass.
+    fn chosen(&mut self, output: &ForwardOutput, row: usize, index: usize) -> Result<u32> {
+        let text = &self.live[index];
+        let id = if self.is_greedy() {
+            output.argmax[row]
         } else {
-            sample(&output.logits, &self.options.sampling, &self.allowed, 0, self.ids.len() as u64)
+            let vocab_size = self.model.config().vocab_size;
+            let logits = &output.logits[row * vocab_size..][..vocab_size];
+            let (sequence, position) = (text.number as u32, text.ids.len() as u64);
+            sample(logits, &self.options.sampling, &self.allowed, sequence, position)
         };
-        let Ok(id) = u32::try_from(id) else { return Err(self.explain_nan(&request)) };
-        self.ids.push(id);
-        Ok(id)
+        match u32::try_from(id) {
+            Ok(id) => Ok(id),
+            Err(_) => Err(self.explain_nan(index)),
+        }
     }
 
-    /// A forward pass over what is new; the cache, where there is one, ends before the last id.
-    fn forward(&mut self, request: &Forward<'_>) -> Result<ForwardOutput> {
-        let seen = self.ids.len().saturating_sub(self.block_size);
-        let known = self.cache.as_ref().map_or(seen, KvCache::len);
-        let new = &self.ids[known..];
-        self.model.forward(self.ops, &mut self.workspace, self.cache.as_mut(), 1, new, request)
-    }
-
-    /// Repeats the step with hidden states to name where a NaN comes from.
-    fn explain_nan(&mut self, request: &Forward<'_>) -> Error {
-        // From the start, without the keys and values that may hold it already.
-        if let Some(cache) = &mut self.cache {
-            cache.truncate(0);
-        }
-        let needed = self.ids.len().min(self.block_size);
-        if self.workspace.max_tokens() < needed {
-            match self.model.workspace(self.ops, needed) {
-                Ok(workspace) => self.workspace = workspace,
-                Err(error) => return error,
-            }
-        }
-        let output = match self.forward(&Forward { hidden_states: true, ..*request }) {
+    /// Repeats the step, over all of the text, with hidden states to name where a NaN comes from.
+    fn explain_nan(&mut self, index: usize) -> Error {
+        let (position, len) = (self.live[index].ids.len(), self.live[index].ids.len());
+        let request = Forward { hidden_states: HiddenStates::All, ..self.request(len) };
+        let output = match self.forward(index, &request) {
             Ok(output) => output,
             Err(error) => return error,
         };
         let place = output.origin_of_not_finite();
-        let position = self.ids.len();
         let dtype = self.model.dtype();
         Error::Input(format!(
             "the logits for position {position} are NaN: the first number in {dtype} that is not finite comes out of {place}"

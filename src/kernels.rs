@@ -15,6 +15,7 @@ mod mlp;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod qkv;
 mod rows;
 mod sm90a;
 mod topk_gating;
@@ -29,6 +30,7 @@ pub use mlp::mlp;
 pub use moe_combine::moe_combine;
 pub use moe_dispatch::{moe_dispatch, route};
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
+pub use qkv::qkv;
 pub use sm90a::WgmmaTile;
 pub use sm90a::attention::attention_with_wgmma;
 pub use sm90a::gemm::gemm_with_wgmma;
@@ -44,21 +46,11 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::{Device, LaunchConfig, RawFunction, RawModule, RawStream};
 use crate::error::{Error, Result};
+pub use crate::operations::Numerics;
 use compiled::{CompiledModule, Target};
 
 /// Dynamic shared memory every kernel may use without being told.
 const DEFAULT_DYNAMIC_SHARED_BYTES: u32 = 48 * 1024;
-
-/// What a row's bits may depend on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Numerics {
-    /// On the shapes too: whichever kernel is fastest for them, on Hopper the Hopper set. The same call gives the same
-    /// bits.
-    #[default]
-    Fast,
-    /// On the row alone, not on the rows around it: the portable kernels, K summed in a fixed order.
-    BatchInvariant,
-}
 
 /// The compiled kernels on one device, loaded as they are first used.
 #[derive(Debug)]

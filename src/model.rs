@@ -8,13 +8,14 @@ mod output;
 mod parameters;
 mod recorded;
 mod request;
+mod session;
 mod workspace;
 
-pub use kv_cache::KvCache;
 pub use leaks::{Leak, find_leaks};
 pub use output::{ForwardOutput, LayerRouting};
 pub use recorded::RecordedForward;
-pub use request::{Forward, LogitRows, MoeMode, Targets};
+pub use request::{Forward, HiddenStates, Input, LogitRows, MoeMode, Targets};
+pub use session::{SequenceId, Session, SessionOptions};
 pub use workspace::Workspace;
 
 use crate::config::ModelConfig;
@@ -27,6 +28,7 @@ use crate::weights::Checkpoint;
 use output::Recorder;
 use parameters::{Block, FeedForward, Norm, Parameters};
 use request::Step;
+use session::{CachedStep, SessionTokens};
 
 /// A model whose parameters were uploaded to one provider of operations; pass that provider to every call.
 #[derive(Debug)]
@@ -66,36 +68,31 @@ impl Model {
         Workspace::new(ops, &self.config, self.dtype, max_tokens)
     }
 
-    /// Memory for the keys and values of `batch_size` sequences of up to `max_len` tokens.
+    /// Runs sequences that grow, with their keys and values cached.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn kv_cache(&self, ops: &dyn Operations, batch_size: usize, max_len: usize) -> Result<KvCache> {
-        KvCache::new(ops, &self.config, self.dtype, batch_size, max_len)
+    /// As [`Session::new`].
+    pub fn session<'a>(&'a self, ops: &'a dyn Operations, options: SessionOptions) -> Result<Session<'a>> {
+        Session::new(self, ops, options)
     }
 
-    /// The forward pass over `ids` `[batch_size, seq_len]`: all of a sequence, or with a cache what follows what the
-    /// cache holds. Gives what `request` asks for.
+    /// The forward pass over `ids` `[batch_size, seq_len]`, whole sequences. Gives what `request` asks for.
     ///
     /// # Errors
     /// [`Error::Input`] for ids outside the vocabulary, no ids, a sequence longer than the position table, targets of
-    /// another number; [`Error::Usage`] for capacity mode with a cache; and what the operations refuse.
+    /// another number; and what the operations refuse.
     pub fn forward(
         &self,
         ops: &dyn Operations,
         workspace: &mut Workspace,
-        mut cache: Option<&mut KvCache>,
         batch_size: usize,
         ids: &[u32],
         request: &Forward<'_>,
     ) -> Result<ForwardOutput> {
-        let step = Step::new(ops, self, workspace, cache.as_deref(), batch_size, ids, request)?;
-        step.upload(workspace, ids)?;
+        let step = Step::new(ops, self, workspace, batch_size, Input::Ids(ids), Some(0), request)?;
+        step.upload(workspace, &[])?;
         let mut record = Recorder::new(request, &self.config, step.num_tokens);
-        self.launch(&step, workspace, cache.as_deref_mut(), &mut record)?;
-        if let Some(cache) = cache {
-            cache.advance(step.seq_len);
-        }
+        self.launch(&step, workspace, None, &mut record)?;
         record.finish(&step, workspace)
     }
 
@@ -104,34 +101,49 @@ impl Model {
         &self,
         step: &Step<'_>,
         workspace: &mut Workspace,
-        mut cache: Option<&mut KvCache>,
+        mut cached: Option<CachedStep<'_>>,
         record: &mut Recorder<'_>,
     ) -> Result<()> {
-        let (ops, tokens, hidden_size) = (step.ops, step.num_tokens, self.config.hidden_size);
-        ops.embedding(EmbeddingParams {
-            out: workspace.x.tensor_mut(&[step.batch_size, step.seq_len, hidden_size]),
-            token_ids: workspace.token_ids.tensor(&[step.batch_size, step.seq_len]),
-            token_table: self.parameters.token_table.tensor(&[self.config.vocab_size, hidden_size]),
-            position_table: self.parameters.position_table.tensor(&[self.config.block_size, hidden_size]),
-            first_positions: None,
-            first_position: step.first_position,
-        })?;
-        record.hidden_state(ops, workspace)?;
-
-        for (layer, block) in self.parameters.blocks.iter().enumerate() {
+        let (ops, tokens) = (step.ops, step.num_tokens);
+        if step.first_layer() == 0 {
+            self.embedding(step, workspace)?;
+            record.hidden_state(ops, workspace, 0)?;
+        }
+        for (layer, block) in self.parameters.blocks.iter().enumerate().skip(step.first_layer()) {
             self.norm(ops, workspace, &block.norm1, tokens)?;
-            self.attention(step, workspace, block, cache.as_deref_mut().map(|cache| cache.layer(layer)))?;
+            self.attention(step, workspace, layer, cached.as_mut())?;
             self.norm(ops, workspace, &block.norm2, tokens)?;
             match &block.feed_forward {
                 FeedForward::Dense { .. } => self.mlp(ops, workspace, block, tokens)?,
                 FeedForward::Experts(experts) => self.moe(step, workspace, layer, experts, record)?,
             }
-            record.hidden_state(ops, workspace)?;
+            record.hidden_state(ops, workspace, layer + 1)?;
         }
 
         self.norm(ops, workspace, &self.parameters.final_norm, tokens)?;
         record.final_norm(ops, workspace)?;
         self.head(step, workspace)
+    }
+
+    /// `x = token embedding + position embedding`; nothing where the residual stream itself was put in.
+    fn embedding(&self, step: &Step<'_>, workspace: &mut Workspace) -> Result<()> {
+        let (batch_size, seq_len, hidden_size) = (step.batch_size, step.seq_len, self.config.hidden_size);
+        let token_table = match step.input {
+            Input::Ids(_) => self.parameters.token_table.tensor(&[self.config.vocab_size, hidden_size]),
+            Input::Embeddings(_) => workspace.embeddings.tensor(&[step.num_tokens, hidden_size]),
+            Input::HiddenStates { .. } => return Ok(()),
+        };
+        step.ops.embedding(EmbeddingParams {
+            out: workspace.x.tensor_mut(&[batch_size, seq_len, hidden_size]),
+            token_ids: workspace.indices.tensor(&[batch_size, seq_len]),
+            token_table,
+            position_table: self.parameters.position_table.tensor(&[self.config.block_size, hidden_size]),
+            first_positions: match step.first_position {
+                Some(_) => None,
+                None => Some(SessionTokens::of(step).positions(&workspace.indices)),
+            },
+            first_position: step.first_position.unwrap_or(0),
+        })
     }
 
     /// `normed = layer_norm(x)`

@@ -15,15 +15,17 @@ mod gemm;
 mod layer_norm;
 mod lm_head;
 mod moe;
+mod qkv;
 mod topk_gating;
 
 pub(crate) use attention::MAX_HEAD_DIM;
-pub use attention::{AttentionDims, AttentionParams};
+pub use attention::{AttentionDims, AttentionParams, KvSplit};
 pub use embedding::{EmbeddingDims, EmbeddingParams};
 pub use gemm::{Activation, GemmDims, GemmParams, MlpParams, Residual};
 pub use layer_norm::{FusedResidual, LayerNormDims, LayerNormParams};
 pub use lm_head::{CrossEntropy, LmHeadDims, LmHeadParams};
 pub use moe::{MoeCombineParams, MoeDispatchParams, MoeGemmDims, MoeGemmParams, RouteParams};
+pub use qkv::{QkvDims, QkvParams};
 pub(crate) use topk_gating::MAX_EXPERTS;
 pub use topk_gating::{
     ExpertGroups, GatingSpec, GroupScore, RouterLogitsParams, RouterNoise, ScoreFunction, SoftmaxOrder,
@@ -34,6 +36,18 @@ use crate::buffer::Buffer;
 use crate::device::Graph;
 use crate::error::{Error, Result};
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut, TensorView};
+
+/// What a row's bits may depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// On the shapes too: whichever way is fastest for them, on Hopper its own kernels. The same call gives the same
+    /// bits.
+    #[default]
+    Fast,
+    /// On the row alone, not on the rows around it, nor on whether its keys and values were computed together or one
+    /// after the other: one way for all shapes, everything summed in a fixed order.
+    BatchInvariant,
+}
 
 /// Provider of the operations: the CPU, or a device with our kernels on it. Calls may return before the work is
 /// done; [`Operations::download`] and [`Operations::synchronize`] wait for it.
@@ -50,9 +64,15 @@ pub trait Operations {
     fn upload(&self, to: TensorMut<'_>, bytes: &[u8]) -> Result<()>;
     /// Waits for the work before it, then copies a dense tensor out.
     fn download(&self, from: Tensor<'_>, bytes: &mut [u8]) -> Result<()>;
+    /// Copies a dense tensor onto another of its type and size that it does not overlap.
+    fn copy(&self, to: TensorMut<'_>, from: Tensor<'_>) -> Result<()>;
     /// Waits until everything asked for is done, and returns what went wrong in it.
     fn synchronize(&self) -> Result<()>;
 
+    /// Whether [`Operations::record`] works here.
+    fn can_record(&self) -> bool {
+        false
+    }
     /// Records the operations that `work` asks for instead of doing them; [`Operations::replay`] does them, in one
     /// launch. `work` may not allocate, upload, download or wait, and what it uses has been used before.
     ///
@@ -80,6 +100,8 @@ pub trait Operations {
     fn layer_norm(&self, p: LayerNormParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// Matrix product with a fused epilogue.
     fn gemm(&self, p: GemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
+    /// Queries, keys and values in one matrix product, the latter into a cache.
+    fn qkv(&self, p: QkvParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// Fused causal scaled-dot-product attention.
     fn attention(&self, p: AttentionParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// The GELU MLP: two matrix products.

@@ -334,6 +334,17 @@ impl<'a> TensorMut<'a> {
         TensorMut { view: self.view.narrow(dim, start, len), ..self }
     }
 
+    /// A dense tensor's first `rows` of its outermost dimension, and the others.
+    ///
+    /// # Panics
+    /// If the tensor is not dense, and as [`TensorView::narrow`].
+    pub fn split_rows(self, rows: usize) -> (Self, Self) {
+        assert!(self.view.is_dense(), "parts of a tensor that is not dense may overlap in memory");
+        let others = self.view.shape()[0] - rows;
+        let part = |first, len| TensorMut { view: self.view.narrow(0, first, len), ..self };
+        (part(0, rows), part(rows, others))
+    }
+
     /// The same elements in another shape; panics as [`TensorView::reshape`].
     pub fn reshape(self, shape: &[usize]) -> Self {
         TensorMut { view: self.view.reshape(shape), ..self }

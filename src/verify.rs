@@ -11,7 +11,7 @@ pub use golden::{Golden, GoldenTensor, Values};
 
 use crate::config::{Layout, ModelConfig};
 use crate::error::{Error, Result};
-use crate::model::{Forward, ForwardOutput, LayerRouting, LogitRows, Model, MoeMode, Targets};
+use crate::model::{Forward, ForwardOutput, HiddenStates, LayerRouting, LogitRows, Model, MoeMode, Targets};
 use crate::operations::Operations;
 use crate::tensor::DType;
 
@@ -124,13 +124,13 @@ pub fn verify(dir: &Path, ops: &dyn Operations, model: &Model, mode: MoeMode) ->
         moe: mode,
         logits: LogitRows::All,
         targets: targets.as_deref().map(|ids| Targets { ids, ignore_index: IGNORED }),
-        hidden_states: true,
+        hidden_states: HiddenStates::All,
         routing: true,
         route_override: forced.as_deref(),
         ..Forward::default()
     };
     let mut workspace = model.workspace(ops, ids.len())?;
-    let output = model.forward(ops, &mut workspace, None, batch_size, &ids, &request)?;
+    let output = model.forward(ops, &mut workspace, batch_size, &ids, &request)?;
     let computed = computed(config, batch_size, &output, forced.is_some());
     compare(&golden, config, &computed, Bound::of(model.dtype()))
 }

@@ -1,8 +1,10 @@
 //! Causal attention: prefill, decoding, chunks in between, grouped heads, block tables.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::buffer::Buffer;
+use nanomoe::cpu::CpuOperations;
 use nanomoe::kernels::{DeviceOperations, Numerics, attention_with_wgmma};
-use nanomoe::operations::{AttentionParams, Operations};
+use nanomoe::operations::{AttentionDims, AttentionParams, KvSplit, Operations};
 use nanomoe::reference::{self, AttentionShape};
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
@@ -32,6 +34,8 @@ pub struct Case {
     block_size: Option<usize>,
     /// Factor on q: large scores leave one weight in a row.
     sharpness: f32,
+    /// Whether few queries may share their keys out over blocks.
+    split: bool,
 }
 
 const BASE: Case = Case {
@@ -46,6 +50,7 @@ const BASE: Case = Case {
     ragged: false,
     block_size: None,
     sharpness: 1.0,
+    split: false,
 };
 
 /// What breaks the Hopper tiles: around the 64 rows of a consumer, its tile (192 or 128) and the blocks of 128 keys;
@@ -94,12 +99,27 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
         Case { batch_size: 3, ragged: true, spare: 28, ..decode },
         Case { block_size: Some(16), batch_size: 2, ragged: true, ..decode },
         Case { layout: Layout::Unaligned, head_dim: 63, ..decode },
-        Case { num_heads: 4, num_kv_heads: 1, ..decode }, // the most rows of the decode kernel
-        Case { num_heads: 10, num_kv_heads: 2, ..decode }, // the fewest of the tiled ones
+        Case { num_heads: 8, num_kv_heads: 1, ..decode }, // the most rows of the decode kernel
+        Case { num_heads: 18, num_kv_heads: 2, ..decode }, // the fewest of the tiled ones
         Case { seq_len: 4, kv_len: 40, ..base },
         Case { kv_len: 0, spare: 8, ..decode },
         Case { sharpness: 300.0, ..decode },
     ];
+    // keys split over blocks: around one and more splits, rows of all sizes, ends at once and in the last split
+    let split = Case { split: true, ..decode };
+    cases.extend([255, 256, 257, 511, 512, 513, 900].map(|kv_len| Case { kv_len, ..split }));
+    cases.extend([
+        Case { kv_len: 600, batch_size: 3, ragged: true, spare: 28, ..split },
+        Case { kv_len: 600, block_size: Some(16), batch_size: 2, ragged: true, ..split },
+        Case { kv_len: 600, block_size: Some(24), batch_size: 3, ragged: true, head_dim: 40, ..split },
+        Case { kv_len: 700, num_heads: 6, num_kv_heads: 2, layout: Layout::Strided, ..split },
+        Case { kv_len: 1100, num_heads: 8, num_kv_heads: 1, ..split },
+        Case { kv_len: 530, num_heads: 16, num_kv_heads: 2, head_dim: 128, ..split },
+        Case { kv_len: 530, num_heads: 4, num_kv_heads: 1, head_dim: 256, ..split },
+        Case { kv_len: 600, seq_len: 3, ..split },
+        Case { kv_len: 600, layout: Layout::Unaligned, head_dim: 63, ..split },
+        Case { kv_len: 600, sharpness: 300.0, ..split },
+    ]);
     // around the tiles of rows (32 and 64) and of keys (32 and 64), and a prime
     for seq_len in [1, 5, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 131] {
         cases.push(Case { seq_len, kv_len: seq_len, ..base });
@@ -129,6 +149,17 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
             }
         }
         for &executor in executors {
+            for head_dim in [64, 200] {
+                let shape = format!("invariant-{head_dim}");
+                trials.push(trial("attention", dtype, shape, executor, move |_| match executor.is_cpu() {
+                    true => {
+                        invariant(&CpuOperations::with_numerics(Numerics::BatchInvariant), dtype, head_dim)
+                    }
+                    false => {
+                        invariant(&device_operations(executor, Numerics::BatchInvariant)?, dtype, head_dim)
+                    }
+                }));
+            }
             trials.push(trial("attention", dtype, "2x37x3x4x32-packed-qkv", executor, move |ops| {
                 packed(ops, dtype)
             }));
@@ -142,8 +173,9 @@ fn name(case: Case) -> String {
     let ragged = if case.ragged { "-ragged" } else { "" };
     let blocks = case.block_size.map_or(String::new(), |size| format!("-blocks{size}"));
     let sharp = if case.sharpness > 1.0 { "-sharp" } else { "" };
+    let split = if case.split { "-split" } else { "" };
     format!(
-        "{batch_size}x{seq_len}x{num_heads}x{head_dim}-kv{kv_len}+{spare}x{num_kv_heads}-{layout:?}{ragged}{blocks}{sharp}"
+        "{batch_size}x{seq_len}x{num_heads}x{head_dim}-kv{kv_len}+{spare}x{num_kv_heads}-{layout:?}{ragged}{blocks}{sharp}{split}"
     )
 }
 
@@ -158,6 +190,10 @@ fn bound(dtype: DType, head_dim: usize, sharpness: f32) -> Bound {
 fn run_portable(executor: Executor, ops: &dyn Operations, dtype: DType, case: Case) -> Result<(), Failed> {
     if executor.is_cpu() {
         return run_by(ops, dtype, case, &|p| ops.attention(p));
+    }
+    // Decoding is the same kernel on Hopper
+    if case.seq_len * case.num_heads / case.num_kv_heads <= 8 {
+        run_by(ops, dtype, case, &|p| ops.attention(p))?;
     }
     let portable = device_operations(executor, Numerics::BatchInvariant)?;
     run_by(&portable, dtype, case, &|p| portable.attention(p))
@@ -216,6 +252,7 @@ fn run_by(ops: &dyn Operations, dtype: DType, case: Case, attend: Attend<'_>) ->
     let table_buffer = blocks.as_ref().map(|blocks| upload_i32(ops, &blocks.table));
     let inner = blocks.as_ref().map_or(capacity, |blocks| blocks.size);
     let softmax_scale = 1.0 / (head_dim as f32).sqrt();
+    let mut split = case.split.then(|| Splits::new(ops, case));
     attend(AttentionParams {
         out: out.tensor_mut().split(0, num_heads).split(0, seq_len),
         q: q_tensor.tensor().split(0, num_heads).split(0, seq_len),
@@ -228,7 +265,11 @@ fn run_by(ops: &dyn Operations, dtype: DType, case: Case, attend: Attend<'_>) ->
             _ => None,
         },
         softmax_scale,
+        split: split.as_mut().map(Splits::params),
     })?;
+    if let Some(split) = &split {
+        split.check_counters(ops)?;
+    }
 
     let shape = AttentionShape {
         batch_size,
@@ -243,6 +284,43 @@ fn run_by(ops: &dyn Operations, dtype: DType, case: Case, attend: Attend<'_>) ->
     let expected = reference::attention(&f64s(&q), &f64s(&k), &f64s(&v), &shape, Some(&lengths));
     let dims = [batch_size, seq_len, num_heads, head_dim];
     check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, case.sharpness))
+}
+
+/// Memory of split keys.
+struct Splits {
+    partials: Buffer,
+    counters: Buffer,
+}
+
+impl Splits {
+    fn new(ops: &dyn Operations, case: Case) -> Self {
+        let Case { batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim, .. } = case;
+        let dims =
+            AttentionDims { batch_size, seq_len, num_heads, num_kv_heads, head_dim, kv_capacity: kv_len };
+        let len = KvSplit::partials_len(dims, kv_len);
+        Splits {
+            partials: ops.allocate(DType::F32, len).expect("memory"),
+            counters: upload_i32(ops, &vec![0; batch_size * num_kv_heads]),
+        }
+    }
+
+    fn params(&mut self) -> KvSplit<TensorMut<'_>> {
+        let (partials, counters) = ([self.partials.len()], [self.counters.len()]);
+        KvSplit {
+            partials: self.partials.tensor_mut(&partials),
+            counters: self.counters.tensor_mut(&counters),
+        }
+    }
+
+    /// They are zero again.
+    fn check_counters(&self, ops: &dyn Operations) -> Result<(), Failed> {
+        let mut counters = vec![1i32; self.counters.len()];
+        ops.download(self.counters.tensor(&[counters.len()]), bytemuck::cast_slice_mut(&mut counters))?;
+        if counters.iter().any(|&count| count != 0) {
+            return Err(format!("counters are left at {counters:?}").into());
+        }
+        Ok(())
+    }
 }
 
 /// Keys in blocks that stand in another order, one block of the pool unused.
@@ -294,6 +372,7 @@ fn packed(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
         kv_lengths: None,
         block_table: None,
         softmax_scale,
+        split: None,
     })?;
 
     let column = |index: usize| -> Vec<f64> {
@@ -314,20 +393,56 @@ fn packed(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
     check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, 1.0))
 }
 
+/// A row has the same bits in a pass over all queries, in a chunk that begins anywhere, and alone, under
+/// `BatchInvariant`: the last key may lie in any tile, and any number of tiles behind it may be visited.
+fn invariant(ops: &dyn Operations, dtype: DType, head_dim: usize) -> Result<(), Failed> {
+    let (seq_len, num_heads, num_kv_heads) = (150, 2, 1);
+    let (q_len, kv_len) = (num_heads * head_dim, num_kv_heads * head_dim);
+    let sharp: Vec<f32> = random(5, seq_len * q_len).iter().map(|x| x * 8.0).collect();
+    let q = Padded::new(ops, dtype, &rounded(dtype, &sharp), q_len, Layout::Dense);
+    let k = Padded::new(ops, dtype, &rounded(dtype, &random(6, seq_len * kv_len)), kv_len, Layout::Dense);
+    let v = Padded::new(ops, dtype, &rounded(dtype, &random(7, seq_len * kv_len)), kv_len, Layout::Dense);
+    let attend = |first: usize, count: usize| -> Result<Vec<u32>, Failed> {
+        let mut out = Padded::output(ops, dtype, count, q_len, Layout::Dense);
+        let len = first + count;
+        ops.attention(AttentionParams {
+            out: out.tensor_mut().split(1, head_dim).split(0, count),
+            q: q.tensor().narrow(0, first, count).split(1, head_dim).split(0, count),
+            k: k.tensor().narrow(0, 0, len).split(1, head_dim).split(0, len),
+            v: v.tensor().narrow(0, 0, len).split(1, head_dim).split(0, len),
+            kv_len: len,
+            kv_lengths: None,
+            block_table: None,
+            softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+            split: None,
+        })?;
+        Ok(out.read(ops)?.iter().map(|value| value.to_bits()).collect())
+    };
+    let whole = attend(0, seq_len)?;
+    for (first, count) in [(0, 1), (17, 80), (40, 110), (63, 1), (64, 1), (100, 3), (131, 1), (149, 1)] {
+        if attend(first, count)? != whole[first * q_len..(first + count) * q_len] {
+            return Err(format!("queries {first}..{} have other bits alone", first + count).into());
+        }
+    }
+    Ok(())
+}
+
 /// Any lengths, heads, strides and block tables.
 pub fn property(ops: &dyn Operations, dtype: DType, reach: Reach) -> Result<(), Failed> {
     let Reach { most, .. } = reach;
     let lengths = (1..3usize, 1..most, 0..2 * most, 1..4usize);
     let heads = (1..3usize, 1..4usize, 1..(4 * most).min(257));
     let blocks = proptest::option::of(1..9usize);
-    let any = (lengths, heads, any_layout(), any::<bool>(), blocks);
-    let case = any.prop_map(|(lengths, (num_kv_heads, group, head_dim), layout, ragged, block_size)| {
-        let (batch_size, seq_len, kv_len, spare) = lengths;
-        let num_heads = num_kv_heads * group;
-        // Each sequence but the last has one key less than the one before.
-        let ragged = ragged && kv_len > batch_size;
-        let sizes = Case { batch_size, seq_len, kv_len, spare, num_heads, num_kv_heads, head_dim, ..BASE };
-        Case { layout, ragged, block_size, ..sizes }
-    });
+    let any = (lengths, heads, any_layout(), any::<[bool; 2]>(), blocks);
+    let case =
+        any.prop_map(|(lengths, (num_kv_heads, group, head_dim), layout, [ragged, split], block_size)| {
+            let (batch_size, seq_len, kv_len, spare) = lengths;
+            let num_heads = num_kv_heads * group;
+            // Each sequence but the last has one key less than the one before.
+            let ragged = ragged && kv_len > batch_size;
+            let sizes =
+                Case { batch_size, seq_len, kv_len, spare, num_heads, num_kv_heads, head_dim, ..BASE };
+            Case { layout, ragged, block_size, split, ..sizes }
+        });
     for_any(reach, case, |case| run_by(ops, dtype, case, &|p| ops.attention(p)))
 }

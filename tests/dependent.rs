@@ -28,7 +28,7 @@ fn forward(ops: &dyn Operations, model: &Model) -> Result<ForwardOutput, Failed>
         targets: Some(Targets { ids: &targets, ignore_index: -1 }),
         ..Forward::default()
     };
-    Ok(model.forward(ops, &mut workspace, None, 2, &ids, &request)?)
+    Ok(model.forward(ops, &mut workspace, 2, &ids, &request)?)
 }
 
 fn run_launches(executor: Executor, dtype: DType, numerics: Numerics) -> Result<(), Failed> {

@@ -77,7 +77,7 @@ fn recompute(
     for _ in 0..max_tokens {
         let window = &ids[ids.len().saturating_sub(model.config().block_size)..];
         let request = Forward { moe, logits: LogitRows::All, ..Forward::default() };
-        let output = model.forward(ops, &mut workspace, None, 1, window, &request)?;
+        let output = model.forward(ops, &mut workspace, 1, window, &request)?;
         let last = &output.logits[output.logits.len() - vocab_size..];
         let best = (0..vocab_size).reduce(|a, b| if last[b] > last[a] { b } else { a });
         ids.push(best.expect("a vocabulary") as u32);

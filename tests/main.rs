@@ -25,9 +25,11 @@ mod moe_dispatch;
 mod moe_gemm;
 mod orders;
 mod properties;
+mod qkv;
 mod readme;
 mod recorded;
 mod reference;
+mod session;
 mod tokenizer;
 mod tools;
 mod topk_gating;
@@ -59,9 +61,11 @@ fn main() -> std::process::ExitCode {
         moe_gemm::trials(executors),
         orders::trials(),
         properties::trials(),
+        qkv::trials(executors),
         readme::trials(),
         recorded::trials(),
         reference::trials(),
+        session::trials(),
         tokenizer::trials(),
         tools::trials(),
         topk_gating::trials(executors),

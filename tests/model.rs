@@ -49,7 +49,7 @@ fn ids(vocab_size: usize) -> Vec<u32> {
 fn forward(ops: &dyn Operations, model: &Model, request: &Forward<'_>) -> Result<ForwardOutput, Failed> {
     let ids = ids(model.config().vocab_size);
     let mut workspace = model.workspace(ops, ids.len())?;
-    Ok(model.forward(ops, &mut workspace, None, 2, &ids, request)?)
+    Ok(model.forward(ops, &mut workspace, 2, &ids, request)?)
 }
 
 /// Rows in any order, repeated, are the rows of all logits; a row that is not there is refused.

@@ -7,7 +7,8 @@ use virtual_gpu::Order;
 
 use crate::common::Executor;
 use crate::{
-    attention, embedding, gemm, layer_norm, lm_head, mlp, moe_combine, moe_dispatch, moe_gemm, topk_gating,
+    attention, embedding, gemm, layer_norm, lm_head, mlp, moe_combine, moe_dispatch, moe_gemm, qkv,
+    topk_gating,
 };
 
 const HOPPER: [Executor; 4] = [
@@ -35,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
             moe_combine::trials(executors),
             moe_dispatch::trials(executors),
             moe_gemm::trials(executors),
+            qkv::trials(executors),
             topk_gating::trials(executors),
         ]
         .into_iter()

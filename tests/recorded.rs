@@ -61,7 +61,7 @@ fn run_recorded(ops: &dyn Operations, name: &str, dtype: DType, moe: MoeMode) ->
     let mut recorded = model.record(ops, workspace, batch_size, seq_len, request(moe, &first))?;
     for run in 0..3 {
         let (ids, targets) = (ids(vocab_size, run), targets(vocab_size, run));
-        let expected = model.forward(ops, &mut plain, None, batch_size, &ids, &request(moe, &targets))?;
+        let expected = model.forward(ops, &mut plain, batch_size, &ids, &request(moe, &targets))?;
         same_bits(run, &expected, &recorded.run(&ids, Some(&targets))?)?;
     }
     let refused = [

@@ -289,7 +289,7 @@ fn train() -> Result<(), Failed> {
         let targets: Vec<i64> = ids[begin + 1..=end].iter().map(|&id| i64::from(id)).collect();
         let targets = Some(Targets { ids: &targets, ignore_index: -1 });
         let request = Forward { targets, ..Forward::default() };
-        let output = model.forward(&ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
+        let output = model.forward(&ops, &mut workspace, 1, &ids[begin..end], &request)?;
         nats += output.token_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
     }
     let (mean, said) = (nats / (ids.len() - 1) as f64, training["loss_nats_per_token_bf16_weights"].as_f64());

@@ -39,7 +39,7 @@ const EXCHANGES: [(&str, &str, &str); 4] = [
     ("split_k.cuh", "", "the parts' sums, once a tile, through rows of 72 floats"),
     ("gemm_mainloop.cuh", "store", "the sums, once a tile; the compiler splits pairs into two stores"),
     (
-        "attention.cu",
+        "attention_decode.cu",
         "attention_decode",
         "the sums of the groups of keys, once a row; the loop itself shares nothing",
     ),
@@ -51,7 +51,7 @@ const SCATTERED: [(&str, &str, &str); 2] = [
         "reduce_row",
         "a few results a row and tile, laid out for the merge, which reads them side by side",
     ),
-    ("attention.cu", "load_lane", "rows of f32: a lane's 32 bytes in two loads, the second from L1"),
+    ("attention_decode.cu", "load_lane", "rows of f32: a lane's 32 bytes in two loads, the second from L1"),
 ];
 
 /// A virtual GPU, and operations on it.

@@ -1,3 +1,3 @@
-// ../attention.cu for sm_90a, where it takes part in programmatic dependent launch: decoding, f32, and head sizes that
+// ../attention.cu for sm_90a, where it takes part in programmatic dependent launch: f32, block tables, and head sizes that
 // attention.cu beside this has no kernel for.
 #include "../attention.cu"

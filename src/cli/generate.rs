@@ -29,6 +29,7 @@ pub fn run(args: &GenerateArgs) -> Done {
         moe: session.moe,
         masked: tokenizer.undecodable(config.vocab_size),
         end_of_text,
+        ..GenerateOptions::default()
     };
 
     let mut out = std::io::stdout().lock();

@@ -1,6 +1,8 @@
 //! `nanomoe logits`: ids from a file, everything that was asked for into another.
 
-use nanomoe::model::{Forward, ForwardOutput, LogitRows, MoeMode, Targets};
+use std::borrow::Cow;
+
+use nanomoe::model::{Forward, ForwardOutput, HiddenStates, LayerRouting, LogitRows, MoeMode, Targets};
 use nanomoe::tensor::DType;
 use nanomoe::verify::Golden;
 use nanomoe::{Error, Result};
@@ -24,7 +26,7 @@ pub fn run(args: &LogitsArgs) -> Done {
         moe: session.moe,
         logits: if args.last { LogitRows::Last } else { LogitRows::All },
         targets: targets.as_deref().map(|ids| Targets { ids, ignore_index: -1 }),
-        hidden_states: args.hidden_states,
+        hidden_states: if args.hidden_states { HiddenStates::All } else { HiddenStates::None },
         routing: args.routing,
         ..Forward::default()
     };
@@ -32,7 +34,7 @@ pub fn run(args: &LogitsArgs) -> Done {
     let mut workspace = session.model.workspace(ops, ids.len())?;
     let output = session
         .model
-        .forward(ops, &mut workspace, None, batch_size, &ids, &request)
+        .forward(ops, &mut workspace, batch_size, &ids, &request)
         .map_err(|error| in_file(args, error))?;
     let tensors = tensors(args, &session, batch_size, ids.len() / batch_size, &output);
     let views = tensors.iter().map(|tensor| Ok((tensor.name.as_str(), tensor.view()?)));
@@ -54,30 +56,30 @@ fn in_file(args: &LogitsArgs, error: Error) -> Error {
 }
 
 /// What goes into the file, by the names the golden data use.
-fn tensors(
+fn tensors<'a>(
     args: &LogitsArgs,
     session: &Session,
     batch: usize,
     seq: usize,
-    output: &ForwardOutput,
-) -> Vec<Named> {
+    output: &'a ForwardOutput,
+) -> Vec<Named<'a>> {
     let config = session.model.config();
     let (hidden, tokens) = (config.hidden_size, batch * seq);
     let mut all = Vec::new();
     if args.last {
-        all.push(Named::floats("last_logits", &[batch, 1, config.vocab_size], output.logits.iter().copied()));
+        all.push(Named::floats("last_logits", &[batch, 1, config.vocab_size], &output.logits));
     } else {
-        all.push(Named::floats("logits", &[batch, seq, config.vocab_size], output.logits.iter().copied()));
+        all.push(Named::floats("logits", &[batch, seq, config.vocab_size], &output.logits));
     }
     let losses =
         [("cross_entropy", output.cross_entropy), ("loss_with_auxiliary", output.loss_with_auxiliary)];
     for (name, loss) in losses {
-        all.extend(loss.map(|loss| Named::floats(name, &[1], [loss as f32])));
+        all.extend(loss.map(|loss| Named::floats(name, &[1], vec![loss as f32])));
     }
     if args.hidden_states {
-        let states = output.hidden_states.iter().flatten().copied();
+        let states = output.hidden_states.concat();
         all.push(Named::floats("hidden_states", &[config.num_layers + 1, batch, seq, hidden], states));
-        all.push(Named::floats("final_norm", &[batch, seq, hidden], output.final_norm.iter().copied()));
+        all.push(Named::floats("final_norm", &[batch, seq, hidden], &output.final_norm));
     }
     if !args.routing {
         return all;
@@ -85,45 +87,47 @@ fn tensors(
     for routing in &output.routing {
         let name = |what: &str| format!("layers.{}.{what}", routing.layer);
         let (experts, k) = (routing.num_experts, routing.num_experts_per_token);
-        let logits = routing.router_logits.iter().copied();
-        all.push(Named::floats(&name("router_logits"), &[tokens, experts], logits));
+        all.push(Named::floats(&name("router_logits"), &[tokens, experts], &routing.router_logits));
         all.push(Named::integers(&name("expert_ids"), &[tokens, k], &routing.expert_ids));
-        all.push(Named::integers(&name("kept_per_expert"), &[experts], &routing.kept_per_expert()));
+        all.push(Named::integers(&name("kept_per_expert"), &[experts], routing.kept_per_expert()));
         all.push(Named::floats(&name("combine_weights"), &[tokens, experts], routing.combine_weights()));
     }
     if !output.routing.is_empty() {
         let layers = [output.routing.len()];
-        all.push(Named::floats("aux_loss", &layers, output.routing.iter().map(|routing| routing.aux_loss)));
-        all.push(Named::floats(
-            "router_z_loss",
-            &layers,
-            output.routing.iter().map(|routing| routing.z_loss),
-        ));
+        let losses = |of: fn(&LayerRouting) -> f32| output.routing.iter().map(of).collect::<Vec<f32>>();
+        all.push(Named::floats("aux_loss", &layers, losses(|routing| routing.aux_loss)));
+        all.push(Named::floats("router_z_loss", &layers, losses(|routing| routing.z_loss)));
     }
     all
 }
 
-/// A tensor to be written.
-struct Named {
+/// A tensor to be written, its elements in this machine's order of bytes, which is the file's: little-endian.
+struct Named<'a> {
     name: String,
-    dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    values: Values<'a>,
 }
 
-impl Named {
-    fn floats(name: &str, shape: &[usize], values: impl IntoIterator<Item = f32>) -> Self {
-        let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        Named { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+enum Values<'a> {
+    Floats(Cow<'a, [f32]>),
+    Integers(Cow<'a, [i32]>),
+}
+
+impl<'a> Named<'a> {
+    fn floats(name: &str, shape: &[usize], values: impl Into<Cow<'a, [f32]>>) -> Self {
+        Named { name: name.into(), shape: shape.to_vec(), values: Values::Floats(values.into()) }
     }
 
-    fn integers(name: &str, shape: &[usize], values: &[i32]) -> Self {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Named { name: name.into(), dtype: Dtype::I32, shape: shape.to_vec(), bytes }
+    fn integers(name: &str, shape: &[usize], values: impl Into<Cow<'a, [i32]>>) -> Self {
+        Named { name: name.into(), shape: shape.to_vec(), values: Values::Integers(values.into()) }
     }
 
     fn view(&self) -> Result<TensorView<'_>> {
-        TensorView::new(self.dtype, self.shape.clone(), &self.bytes).map_err(unwritable)
+        let (dtype, bytes) = match &self.values {
+            Values::Floats(values) => (Dtype::F32, bytemuck::cast_slice(values)),
+            Values::Integers(values) => (Dtype::I32, bytemuck::cast_slice(values)),
+        };
+        TensorView::new(dtype, self.shape.clone(), bytes).map_err(unwritable)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nanomoe::model::{Forward, MoeMode, Targets};
+use nanomoe::model::{Forward, HiddenStates, MoeMode, Targets};
 use nanomoe::tensor::DType;
 use nanomoe::tokenizer::Specials;
 use nanomoe::{Error, Result};
@@ -40,13 +40,13 @@ pub fn run(args: &LossArgs) -> Done {
             targets: Some(Targets { ids: &targets, ignore_index: -1 }),
             ..Forward::default()
         };
-        let output = session.model.forward(ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
+        let output = session.model.forward(ops, &mut workspace, 1, &ids[begin..end], &request)?;
         let sum = output.token_losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         if !sum.is_finite() {
             bar.finish_and_clear();
             let at = begin + output.token_losses.iter().position(|loss| !loss.is_finite()).unwrap_or(0) + 1;
-            let request = Forward { hidden_states: true, ..request };
-            let output = session.model.forward(ops, &mut workspace, None, 1, &ids[begin..end], &request)?;
+            let request = Forward { hidden_states: HiddenStates::All, ..request };
+            let output = session.model.forward(ops, &mut workspace, 1, &ids[begin..end], &request)?;
             let message = format!(
                 "the loss of token {at} is not finite: the first number in {} that is not comes out of {}",
                 session.model.dtype(),

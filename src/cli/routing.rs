@@ -30,7 +30,7 @@ pub fn run(args: &RoutingArgs) -> Done {
     let ops = session.ops.as_ref();
     let mut workspace = session.model.workspace(ops, ids.len())?;
     let request = Forward { moe: session.moe, routing: true, ..Forward::default() };
-    let routing = session.model.forward(ops, &mut workspace, None, 1, &ids, &request)?.routing;
+    let routing = session.model.forward(ops, &mut workspace, 1, &ids, &request)?.routing;
 
     let mut page = Page { out: io::stdout().lock(), colors: colors() };
     if routing.is_empty() {

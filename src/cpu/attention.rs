@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::gemm::strided_matmul;
 use super::simd;
+use crate::buffer::zeroed;
 use crate::error::{Error, Result};
-use crate::operations::{AttentionDims, AttentionParams};
+use crate::operations::{AttentionDims, AttentionParams, Numerics};
 use crate::tensor::{AsView, Place, Tensor, TensorMut, TensorView};
 
 const NAME: &str = "attention";
@@ -42,9 +43,10 @@ struct Attention<'a> {
     /// Blocks of each sequence, `[batch_size, max_blocks]`.
     table: Option<(&'a [i32], usize)>,
     scale: f32,
+    numerics: Numerics,
 }
 
-pub(super) fn attention(p: AttentionParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn attention(p: AttentionParams<Tensor<'_>, TensorMut<'_>>, numerics: Numerics) -> Result<()> {
     let dims = p.check()?;
     p.raw(Place::Host)?;
     let table = match p.block_table {
@@ -55,11 +57,11 @@ pub(super) fn attention(p: AttentionParams<Tensor<'_>, TensorMut<'_>>) -> Result
         None => vec![p.kv_len; dims.batch_size],
         Some(lengths) => {
             let lengths = lengths.as_slice::<i32>(NAME)?;
-            lengths.iter().map(|&length| (length.max(0) as usize).min(dims.kv_capacity)).collect()
+            lengths.iter().map(|&length| (length.max(0) as usize).min(p.kv_len)).collect()
         }
     };
     let (q, k, v) = (Cache::new(p.q)?, Cache::new(p.k)?, Cache::new(p.v)?);
-    let attention = Attention { dims, q, k, v, lengths, table, scale: p.softmax_scale };
+    let attention = Attention { dims, q, k, v, lengths, table, scale: p.softmax_scale, numerics };
     attention.check_table()?;
 
     let out_view = p.out.view();
@@ -69,7 +71,7 @@ pub(super) fn attention(p: AttentionParams<Tensor<'_>, TensorMut<'_>>) -> Result
         return Ok(());
     }
     // Tasks fill [batch_size, num_heads, seq_len, head_dim]; out has heads innermost.
-    let mut by_head = vec![0.0; dims.batch_size * dims.num_heads * dims.seq_len * dims.head_dim];
+    let mut by_head = zeroed(dims.batch_size * dims.num_heads * dims.seq_len * dims.head_dim)?;
     attention.compute(&mut by_head);
     let strides = out_view.strides();
     for (row, values) in by_head.chunks_exact(dims.head_dim).enumerate() {
@@ -134,7 +136,8 @@ impl Attention<'_> {
             out.fill(0.0);
             return;
         }
-        if queries < FEW_QUERIES || self.table.is_some() {
+        let is_fast = self.numerics == Numerics::Fast;
+        if queries < FEW_QUERIES || self.table.is_some() || !is_fast {
             for (query, out) in out.chunks_exact_mut(self.dims.head_dim).enumerate() {
                 self.one_query(batch, head, first + query, out);
             }
@@ -167,27 +170,32 @@ impl Attention<'_> {
         let q = &self.q.values[self.query(batch, query, head)..][..head_dim];
         let visible = self.visible(batch, query);
         let mut scores = vec![0.0; visible.len()];
-        if self.table.is_none() && !visible.is_empty() {
-            let keys = &self.k.values[self.key(&self.k, batch, 0, kv_head)..];
-            simd::dot_rows(&mut scores, &[q], keys, self.k.view.strides()[1]);
-        } else {
-            for (key, score) in visible.clone().zip(&mut scores) {
-                let keys = &self.k.values[self.key(&self.k, batch, key, kv_head)..];
-                simd::dot_rows(std::slice::from_mut(score), &[q], keys, head_dim);
-            }
+        let (k_stride, v_stride) = (self.k.view.strides()[1], self.v.view.strides()[1]);
+        for run in self.runs(&visible) {
+            let keys = &self.k.values[self.key(&self.k, batch, run.start, kv_head)..];
+            simd::dot_rows(&mut scores[run], &[q], keys, k_stride);
         }
         scores.iter_mut().for_each(|score| *score *= self.scale);
         simd::softmax(&mut scores);
         out.fill(0.0);
-        simd::vectorized(
-            #[inline(always)]
-            || {
-                for (key, &weight) in visible.zip(&scores) {
-                    let value = &self.v.values[self.key(&self.v, batch, key, kv_head)..][..head_dim];
-                    simd::add_scaled(out, weight, value);
-                }
-            },
-        );
+        for run in self.runs(&visible) {
+            let values = &self.v.values[self.key(&self.v, batch, run.start, kv_head)..];
+            simd::vectorized(
+                #[inline(always)]
+                || {
+                    for (index, &weight) in scores[run].iter().enumerate() {
+                        simd::add_scaled(out, weight, &values[index * v_stride..][..head_dim]);
+                    }
+                },
+            );
+        }
+    }
+
+    /// The keys of `visible` in runs that stand a stride apart: all of them, or those of a block each.
+    fn runs(&self, visible: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let end = visible.end;
+        let size = if self.table.is_some() { self.k.view.shape()[1] } else { end.max(1) };
+        (0..end).step_by(size).map(move |first| first..(first + size).min(end))
     }
 
     /// The keys a query sees: the last query stands at the last key.

@@ -6,11 +6,14 @@ use rayon::prelude::*;
 use super::rows::{Rows, RowsMut};
 use super::simd;
 use crate::error::Result;
-use crate::operations::{Activation, GemmParams, MlpParams, Residual};
+use crate::operations::{Activation, GemmParams, MlpParams, Numerics, Residual};
 use crate::tensor::{Place, Tensor, TensorMut};
 
 /// Up to this many rows, reading the weights takes longer than the arithmetic.
 const FEW_ROWS: usize = 8;
+
+/// Rows of a product that a residual is added to which are held at a time.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// Weight bytes that are worth handing to another core.
 const TASK_BYTES: usize = 192 << 10;
@@ -31,7 +34,7 @@ pub(super) enum Add<'a> {
     From(Rows<'a>),
 }
 
-pub(super) fn gemm(p: GemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn gemm(p: GemmParams<Tensor<'_>, TensorMut<'_>>, numerics: Numerics) -> Result<()> {
     p.check()?;
     p.raw(Place::Host)?;
     let a = Rows::new(p.a, "gemm")?;
@@ -47,47 +50,74 @@ pub(super) fn gemm(p: GemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
             Add::From(Rows { values: &gathered, stride: b.rows, rows: a.rows, columns: b.rows })
         }
     };
-    product(out, a, b, Epilogue { bias, activation: p.activation, residual }, true);
+    product(out, a, b, Epilogue { bias, activation: p.activation, residual }, How::parallel(numerics));
     Ok(())
 }
 
-pub(super) fn mlp(p: MlpParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn mlp(p: MlpParams<Tensor<'_>, TensorMut<'_>>, numerics: Numerics) -> Result<()> {
     p.check()?;
     p.raw(Place::Host)?;
     let mut hidden = p.hidden;
-    gemm(GemmParams {
-        out: hidden.reborrow(),
-        a: p.x,
-        b: p.fc,
-        bias: p.fc_bias,
-        activation: p.activation,
-        residual: Residual::None,
-    })?;
-    gemm(GemmParams {
-        out: p.out,
-        a: hidden.as_ref(),
-        b: p.proj,
-        bias: p.proj_bias,
-        activation: Activation::Identity,
-        residual: p.residual,
-    })
+    gemm(
+        GemmParams {
+            out: hidden.reborrow(),
+            a: p.x,
+            b: p.fc,
+            bias: p.fc_bias,
+            activation: p.activation,
+            residual: Residual::None,
+        },
+        numerics,
+    )?;
+    gemm(
+        GemmParams {
+            out: p.out,
+            a: hidden.as_ref(),
+            b: p.proj,
+            bias: p.proj_bias,
+            activation: Activation::Identity,
+            residual: p.residual,
+        },
+        numerics,
+    )
 }
 
-/// `out = epilogue(a · bᵀ)`, on all cores if `parallel`.
+/// How a product is computed.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// On all cores.
+    pub parallel: bool,
+    pub numerics: Numerics,
+}
+
+impl How {
+    pub fn parallel(numerics: Numerics) -> Self {
+        How { parallel: true, numerics }
+    }
+}
+
+/// `out = epilogue(a · bᵀ)`
 pub(super) fn product(
     mut out: RowsMut<'_>,
     a: Rows<'_>,
     b: Rows<'_>,
     epilogue: Epilogue<'_>,
-    parallel: bool,
+    How { parallel, numerics }: How,
 ) {
     if a.rows == 0 || b.rows == 0 {
+        return;
+    }
+    if numerics == Numerics::BatchInvariant {
+        // Dot products, each with sums of its own, however many rows there are
+        for first in (0..a.rows).step_by(FEW_ROWS) {
+            few_rows(&mut out, a.narrow(first, FEW_ROWS.min(a.rows - first)), first, b, epilogue, parallel);
+        }
         return;
     }
     if a.rows == 1 {
         one_row(out.row_mut(0), a.row(0), b, epilogue, parallel);
     } else if a.rows <= FEW_ROWS {
-        few_rows(out, a, b, epilogue, parallel);
+        few_rows(&mut out, a, 0, b, epilogue, parallel);
     } else {
         for (first, out) in out.groups() {
             let residual = match epilogue.residual {
@@ -138,7 +168,15 @@ fn one_row(out: &mut [f32], a: &[f32], b: Rows<'_>, epilogue: Epilogue<'_>, para
     }
 }
 
-fn few_rows(mut out: RowsMut<'_>, a: Rows<'_>, b: Rows<'_>, epilogue: Epilogue<'_>, parallel: bool) {
+/// Rows of `out` from `first` on.
+fn few_rows(
+    out: &mut RowsMut<'_>,
+    a: Rows<'_>,
+    first: usize,
+    b: Rows<'_>,
+    epilogue: Epilogue<'_>,
+    parallel: bool,
+) {
     let rows: Vec<&[f32]> = (0..a.rows).map(|row| a.row(row)).collect();
     let columns = columns_per_task(&b, parallel);
     // [N, M]: tasks take columns of the result, which are rows here.
@@ -157,7 +195,7 @@ fn few_rows(mut out: RowsMut<'_>, a: Rows<'_>, b: Rows<'_>, epilogue: Epilogue<'
             *value = products[row];
         }
         finish(&mut line, epilogue.bias, epilogue.activation);
-        store(out.row_mut(row), &line, epilogue.residual, row);
+        store(out.row_mut(first + row), &line, epilogue.residual, first + row);
     }
 }
 
@@ -174,13 +212,16 @@ fn many_rows(
         matmul(&mut out, a, b, parallel);
         each_row(&mut out, parallel, |_, row| finish(row, epilogue.bias, epilogue.activation));
     } else {
-        let mut products = vec![0.0; a.rows * b.rows];
-        let mut products = RowsMut::dense_groups(&mut products, b.rows, a.rows, b.rows);
-        matmul(&mut products, a, b, parallel);
-        each_row(&mut products, parallel, |_, row| finish(row, epilogue.bias, epilogue.activation));
-        for row in 0..a.rows {
-            let line = &products.values[row * b.rows..][..b.rows];
-            store(out.row_mut(row), line, epilogue.residual, row);
+        let mut products = vec![0.0; a.rows.min(ROWS_AT_ONCE) * b.rows];
+        for first in (0..a.rows).step_by(ROWS_AT_ONCE) {
+            let a = a.narrow(first, ROWS_AT_ONCE.min(a.rows - first));
+            let mut products = RowsMut::dense_groups(&mut products, b.rows, a.rows, b.rows);
+            matmul(&mut products, a, b, parallel);
+            each_row(&mut products, parallel, |_, row| finish(row, epilogue.bias, epilogue.activation));
+            for row in 0..a.rows {
+                let line = &products.values[row * b.rows..][..b.rows];
+                store(out.row_mut(first + row), line, epilogue.residual, first + row);
+            }
         }
     }
 }

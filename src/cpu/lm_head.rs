@@ -1,9 +1,9 @@
-use super::gemm::{Add, Epilogue, product};
+use super::gemm::{Add, Epilogue, How, product};
 use super::rows::{Rows, RowsMut};
 use super::simd;
 use crate::buffer::zeroed;
 use crate::error::{Error, Result};
-use crate::operations::{Activation, LmHeadParams};
+use crate::operations::{Activation, LmHeadParams, Numerics};
 use crate::tensor::{Place, Tensor, TensorMut};
 
 const NAME: &str = "lm_head";
@@ -11,7 +11,7 @@ const NAME: &str = "lm_head";
 /// Rows whose logits are held at a time when nobody asked for them: reads the weights once for so many rows.
 const BLOCK: usize = 64;
 
-pub(super) fn lm_head(p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn lm_head(p: LmHeadParams<Tensor<'_>, TensorMut<'_>>, numerics: Numerics) -> Result<()> {
     let dims = p.check()?;
     p.raw(Place::Host)?;
     let mut x = Rows::new(p.x, NAME)?;
@@ -53,7 +53,7 @@ pub(super) fn lm_head(p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> 
             None => &mut held[..rows * dims.vocab_size],
         };
         let out = RowsMut::dense_groups(block, dims.vocab_size, rows, dims.vocab_size);
-        product(out, x.narrow(first, rows), weight, epilogue, true);
+        product(out, x.narrow(first, rows), weight, epilogue, How::parallel(numerics));
         for (row, line) in block.chunks_exact(dims.vocab_size).enumerate() {
             if let Some(argmax) = &mut argmax {
                 argmax[first + row] = largest(&line[..p.allowed_vocab]);

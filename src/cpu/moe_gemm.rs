@@ -1,9 +1,9 @@
 use rayon::prelude::*;
 
-use super::gemm::{Add, Epilogue, product};
+use super::gemm::{Add, Epilogue, How, product};
 use super::rows::{Rows, RowsMut};
 use crate::error::{Error, Result};
-use crate::operations::MoeGemmParams;
+use crate::operations::{MoeGemmParams, Numerics};
 use crate::tensor::{AsView, Place, Tensor, TensorMut};
 
 const NAME: &str = "moe_gemm";
@@ -18,7 +18,7 @@ struct Task<'a> {
 
 /// Each expert's rows are gathered and multiplied by its weight. With many experts at work a core takes whole
 /// experts, with few all cores share each of them.
-pub(super) fn moe_gemm(p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn moe_gemm(p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>, numerics: Numerics) -> Result<()> {
     let dims = p.check()?;
     p.raw(Place::Host)?;
     let a = Rows::new(p.a, NAME)?;
@@ -56,12 +56,12 @@ pub(super) fn moe_gemm(p: MoeGemmParams<Tensor<'_>, TensorMut<'_>>) -> Result<()
         };
         let out = RowsMut::dense_groups(out, stride, rows, dims.n);
         match index {
-            None => product(out, a.narrow(first, rows), b, epilogue, shared),
+            None => product(out, a.narrow(first, rows), b, epilogue, How { parallel: shared, numerics }),
             Some(index) => {
                 let index = &index[first..first + rows];
                 let gathered: Vec<f32> = index.iter().flat_map(|&row| a.row(row as usize)).copied().collect();
                 let a = Rows { values: &gathered, stride: dims.k, rows, columns: dims.k };
-                product(out, a, b, epilogue, shared);
+                product(out, a, b, epilogue, How { parallel: shared, numerics });
             }
         }
     };

@@ -1,17 +1,20 @@
 //! The router: logits by dot products, then k rounds of picking the largest score.
 
-use super::gemm::{Add, Epilogue, product};
+use super::gemm::{Add, Epilogue, How, product};
 use super::rows::{Rows, RowsMut};
 use super::simd;
 use crate::error::Result;
 use crate::operations::{
-    Activation, ExpertGroups, GatingSpec, GroupScore, RouterLogitsParams, ScoreFunction, SoftmaxOrder,
-    TopkGatingParams,
+    Activation, ExpertGroups, GatingSpec, GroupScore, Numerics, RouterLogitsParams, ScoreFunction,
+    SoftmaxOrder, TopkGatingParams,
 };
 use crate::philox::router_normal;
 use crate::tensor::{Place, Tensor, TensorMut};
 
-pub(super) fn router_logits(p: RouterLogitsParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+pub(super) fn router_logits(
+    p: RouterLogitsParams<Tensor<'_>, TensorMut<'_>>,
+    numerics: Numerics,
+) -> Result<()> {
     const NAME: &str = "router_logits";
     let (num_tokens, num_experts, _) = p.check()?;
     p.raw(Place::Host)?;
@@ -19,11 +22,11 @@ pub(super) fn router_logits(p: RouterLogitsParams<Tensor<'_>, TensorMut<'_>>) ->
     let plain = Epilogue { bias: None, activation: Activation::Identity, residual: Add::None };
     let logits = p.logits.into_slice::<f32>(NAME)?;
     let out = RowsMut::dense_groups(logits, num_experts, num_tokens, num_experts);
-    product(out, x, Rows::new(p.weight, NAME)?, plain, true);
+    product(out, x, Rows::new(p.weight, NAME)?, plain, How::parallel(numerics));
     if let Some(noise) = p.noise {
         let mut spread = vec![0.0; num_tokens * num_experts];
         let out = RowsMut::dense_groups(&mut spread, num_experts, num_tokens, num_experts);
-        product(out, x, Rows::new(noise.weight, NAME)?, plain, true);
+        product(out, x, Rows::new(noise.weight, NAME)?, plain, How::parallel(numerics));
         for (index, (logit, spread)) in logits.iter_mut().zip(spread).enumerate() {
             // PyTorch's softplus: linear where e^-20 is below f32's resolution.
             let softplus = if spread > 20.0 { spread } else { spread.exp().ln_1p() };

@@ -1,16 +1,16 @@
-//! Launcher of `kernels/attention.cu`; on Hopper `sm90a/attention.rs` takes over where it can.
+//! Launcher of `kernels/attention.cu` and `kernels/attention_decode.cu`; on Hopper `sm90a/attention.rs` takes over where it can.
 
-use super::Kernels;
 use super::rows::{narrow, whole_chunks};
 use super::sm90a;
+use super::{Kernels, Numerics};
 use crate::device::{LaunchConfig, RawStream};
 use crate::error::{Error, Result};
-use crate::operations::AttentionParams;
+use crate::operations::{AttentionParams, KvSplit};
 use crate::tensor::{DType, TensorView};
 
-/// Up to this many rows (queries times the query heads of a key-value head) a block has one row and splits the keys;
-/// beyond, a tile of rows shares the keys it reads.
-pub(super) const MAX_DECODE_ROWS: usize = 4;
+/// Up to this many rows (queries times the query heads of a key-value head) a block has all of them and the keys are
+/// split; beyond, blocks have tiles of rows that go through all keys.
+pub(super) const MAX_DECODE_ROWS: usize = 8;
 pub(super) const DECODE_THREADS: u32 = 256;
 
 #[repr(C)]
@@ -38,6 +38,44 @@ struct KernelParams {
     softmax_scale_log2: f32,
     whole_chunks: u32,
     reserved: u32,
+}
+
+/// `AttentionDecodeParams` of the kernel file.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct DecodeParams {
+    attention: KernelParams,
+    partials: u64,
+    counters: u64,
+    keys_per_split: i32,
+    reserved: i32,
+}
+
+/// How few rows are attended to.
+pub(super) struct Decode {
+    /// Rows that the kernel has registers for.
+    pub(super) max_rows: usize,
+    /// Keys of a block.
+    pub(super) keys_per_split: usize,
+    /// Blocks of a key-value head.
+    pub(super) num_splits: usize,
+}
+
+impl Decode {
+    /// For these many rows over up to `kv_len` keys, split or not.
+    pub(super) fn new(dtype: DType, head_dim: usize, num_rows: usize, kv_len: usize, splits: bool) -> Self {
+        let max_rows = match num_rows {
+            1 => 1,
+            2..=4 if dtype != DType::F32 && head_dim <= 128 => 4,
+            _ => MAX_DECODE_ROWS,
+        };
+        if !splits {
+            return Decode { max_rows, keys_per_split: kv_len.max(1), num_splits: 1 };
+        }
+        // With more rows a split leaves more behind, so it had better be longer
+        let keys_per_split = if num_rows <= 4 { KvSplit::MIN_KEYS } else { 2 * KvSplit::MIN_KEYS };
+        Decode { max_rows, keys_per_split, num_splits: kv_len.div_ceil(keys_per_split).max(1) }
+    }
 }
 
 /// Tile sizes of a kernel: `MmaConfig` and `FfmaConfig` of the kernel file.
@@ -105,7 +143,7 @@ pub unsafe fn attention(kernels: &Kernels, p: &AttentionParams, stream: RawStrea
         k_strides: outer_strides(&p.k),
         v_strides: outer_strides(&p.v),
         kv_len: int("kv_len", p.kv_len)?,
-        kv_capacity: int("kv_capacity", dims.kv_capacity)?,
+        kv_capacity: int("kv_len", p.kv_len)?,
         seq_len: int("seq_len", dims.seq_len)?,
         num_kv_heads: int("num_kv_heads", dims.num_kv_heads)?,
         heads_per_kv_head: int("num_heads / num_kv_heads", heads_per_kv_head)?,
@@ -121,16 +159,27 @@ pub unsafe fn attention(kernels: &Kernels, p: &AttentionParams, stream: RawStrea
     let dtype = p.q.dtype;
     let head_dim = dims.head_dim.next_power_of_two().max(64);
     let problems = narrow("attention", "batch_size * num_kv_heads", dims.batch_size * dims.num_kv_heads)?;
-    let (kernel, config) = if num_rows <= MAX_DECODE_ROWS {
-        let kernel = format!("attention_decode_{head_dim}_{dtype}");
-        (kernel, LaunchConfig::new([problems, num_rows as u32, 1], DECODE_THREADS))
-    } else {
-        let tiles = Tiles::new(dtype, head_dim);
-        let num_tiles: u16 = narrow("attention", "tiles of queries", num_rows.div_ceil(tiles.block_m))?;
-        let config = LaunchConfig::new([problems, u32::from(num_tiles), 1], tiles.threads)
-            .with_shared(tiles.shared_bytes as u32);
-        (format!("attention_{}_{head_dim}_{dtype}", tiles.name), config)
-    };
+    // The tiles' way with a row is the same for one row and for many
+    if num_rows <= MAX_DECODE_ROWS && kernels.numerics() == Numerics::Fast {
+        let decode = Decode::new(dtype, head_dim, num_rows, p.kv_len, p.split.is_some());
+        let params = DecodeParams {
+            attention: params,
+            partials: p.split.map_or(0, |split| split.partials.pointer),
+            counters: p.split.map_or(0, |split| split.counters.pointer),
+            keys_per_split: int("kv_len", decode.keys_per_split)?,
+            reserved: 0,
+        };
+        let splits: u16 = narrow("attention", "splits of the keys", decode.num_splits)?;
+        let config = LaunchConfig::new([problems, u32::from(splits), 1], DECODE_THREADS);
+        let kernel = format!("attention_decode_{head_dim}x{}_{dtype}", decode.max_rows);
+        // SAFETY: as below, and `check` saw the memory of the splits.
+        return unsafe { kernels.launch(&kernel, &config, &params, stream) };
+    }
+    let tiles = Tiles::new(dtype, head_dim);
+    let num_tiles: u16 = narrow("attention", "tiles of queries", num_rows.div_ceil(tiles.block_m))?;
+    let config = LaunchConfig::new([problems, u32::from(num_tiles), 1], tiles.threads)
+        .with_shared(tiles.shared_bytes as u32);
+    let kernel = format!("attention_{}_{head_dim}_{dtype}", tiles.name);
     // SAFETY: `KernelParams` mirrors `AttentionParams` of the kernel file; `check` saw the shapes, the kernel limits
     // lengths and block ids to what k and v hold, the caller vouches for the memory.
     unsafe { kernels.launch(&kernel, &config, &params, stream) }

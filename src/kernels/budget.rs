@@ -217,7 +217,7 @@ fn products() -> Vec<Budget> {
             let stems: &[&str] = match tile {
                 GemmTile::T16x128 => &["lm_head"],
                 GemmTile::T128x128 => &["gemm", "mlp_up", "mlp_down", "moe_gemm", "lm_head"],
-                _ => &["gemm", "mlp_up", "mlp_down", "moe_gemm"],
+                _ => &["gemm", "mlp_up", "mlp_down", "moe_gemm", "qkv"],
             };
             budgets.extend(stems.iter().map(|stem| Budget {
                 kernel: format!("{stem}_{types}_{block_m}x{block_n}"),
@@ -236,6 +236,24 @@ fn products() -> Vec<Budget> {
     }
     budgets
 }
+
+/// Head size, rows and types of the decode kernels, and their registers: the queries and sums of all rows.
+const DECODE_REGISTERS: [(u32, u32, &str, u32); 14] = [
+    (64, 1, "f32", 80),
+    (64, 8, "f32", 224),
+    (128, 1, "f32", 80),
+    (128, 8, "f32", 224),
+    (256, 1, "f32", 80),
+    (256, 8, "f32", 224),
+    (64, 1, "half", 80),
+    (64, 4, "half", 160),
+    (64, 8, "half", 224),
+    (128, 1, "half", 80),
+    (128, 4, "half", 160),
+    (128, 8, "half", 224),
+    (256, 1, "half", 80),
+    (256, 8, "half", 224),
+];
 
 /// Portable attention.
 fn attention() -> Vec<Budget> {
@@ -258,12 +276,15 @@ fn attention() -> Vec<Budget> {
                 ..plain("", tiles.threads, registers)
             });
         }
+    }
+    for (head_dim, rows, types, registers) in DECODE_REGISTERS {
         budgets.push(Budget {
-            static_shared_bytes: 8 * head_dim as u32 * 4 + 64,
+            static_shared_bytes: 8 * head_dim * 4 + rows * 64 + 4,
+            blocks_per_sm: REGISTERS_PER_SM / (registers * DECODE_THREADS),
             shape: "64 sequences of 1024 keys, 12 heads",
-            blocks: 64 * 12,
-            why: "keys and values once; four of each in flight a lane",
-            ..plain(&format!("attention_decode_{head_dim}_*"), DECODE_THREADS, 80)
+            blocks: 64 * 12 * 4,
+            why: "keys and values once for all heads that share them; loads of the next keys in flight",
+            ..plain(&format!("attention_decode_{head_dim}x{rows}_{types}"), DECODE_THREADS, registers)
         });
     }
     budgets

@@ -128,8 +128,23 @@ impl Operations for DeviceOperations {
         unsafe { self.kernels.device().copy_to_host(bytes, from.view().pointer, self.stream) }
     }
 
+    fn copy(&self, to: TensorMut<'_>, from: Tensor<'_>) -> Result<()> {
+        let (to_view, view) = (to.view(), from.view());
+        let bytes = view.num_elements() * view.dtype.size();
+        self.check_copy("copy", &from, bytes)?;
+        self.check_copy("copy", &to, bytes)?;
+        // SAFETY: both are dense tensors of as many bytes on this device, one borrowed exclusively.
+        unsafe {
+            self.kernels.device().copy_on_device(to_view.pointer, view.pointer, bytes as u64, self.stream)
+        }
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.kernels.device().synchronize(self.stream)
+    }
+
+    fn can_record(&self) -> bool {
+        true
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
@@ -144,6 +159,7 @@ impl Operations for DeviceOperations {
     operation!(embedding, EmbeddingParams);
     operation!(layer_norm, LayerNormParams);
     operation!(gemm, GemmParams);
+    operation!(qkv, QkvParams);
     operation!(attention, AttentionParams);
     operation!(mlp, MlpParams);
     operation!(topk_gating, TopkGatingParams);

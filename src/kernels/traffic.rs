@@ -2,11 +2,11 @@
 //! every tile that uses them, results once. The virtual GPU's counters are held against it. A tile is its rows and columns
 //! of the output; a cluster's is that of its CTAs together, since they share what they load.
 
-use super::Kernels;
 use super::attention::{MAX_DECODE_ROWS, Tiles};
 use super::gemm::pick_tile;
 use super::lm_head::portable_tile;
 use super::sm90a;
+use super::{Kernels, Numerics};
 use crate::error::Result;
 use crate::operations::{AttentionParams, GemmParams, LmHeadParams, MoeGemmParams, Residual};
 
@@ -133,7 +133,7 @@ pub fn attention_bytes(kernels: &Kernels, p: &AttentionParams) -> Result<u64> {
     let heads_per_kv_head = dims.num_heads / dims.num_kv_heads;
     let num_rows = dims.seq_len * heads_per_kv_head;
     let rows_a_tile = match num_rows {
-        ..=MAX_DECODE_ROWS => 1,
+        ..=MAX_DECODE_ROWS if kernels.numerics() == Numerics::Fast => MAX_DECODE_ROWS,
         _ => Tiles::new(p.q.dtype, dims.head_dim.next_power_of_two().max(64)).block_m,
     };
     // A tile reads the keys that its last row sees.

@@ -41,10 +41,10 @@ pub fn find_leaks(
         return refuse(format!("a prefix of {len} tokens of a sequence of {}, expected 1 to all", ids.len()));
     }
     let request = Forward { moe: mode, routing: true, ..Forward::default() };
-    let whole = model.forward(ops, workspace, None, 1, ids, &request)?.routing;
+    let whole = model.forward(ops, workspace, 1, ids, &request)?.routing;
     let mut leaks = Vec::new();
     for &prefix_len in prefix_lens {
-        let prefix = model.forward(ops, workspace, None, 1, &ids[..prefix_len], &request)?.routing;
+        let prefix = model.forward(ops, workspace, 1, &ids[..prefix_len], &request)?.routing;
         for (whole, prefix) in whole.iter().zip(&prefix) {
             let weights = whole.combine_weights().into_iter().zip(prefix.combine_weights());
             for (index, (weight, weight_in_prefix)) in weights.enumerate() {

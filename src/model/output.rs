@@ -1,7 +1,7 @@
 //! What a forward pass hands out, and its collection on the way.
 
 use super::Workspace;
-use super::request::{Forward, HeadPass, Step};
+use super::request::{Forward, HeadPass, HiddenStates, Step};
 use super::workspace::{HeadWorkspace, download_f32, download_i32};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -20,7 +20,7 @@ pub struct ForwardOutput {
     pub cross_entropy: Option<f64>,
     /// The cross-entropy plus the weighted sums over layers of the routers' losses that the configuration has on.
     pub loss_with_auxiliary: Option<f64>,
-    /// `[num_layers + 1]` times `[num_tokens, hidden_size]`: the residual stream after the embedding and each block.
+    /// Times `[num_tokens, hidden_size]`: the states of the residual stream asked for; all are `[num_layers + 1]`.
     pub hidden_states: Vec<Vec<f32>>,
     /// `[num_tokens, hidden_size]`: what the head reads.
     pub final_norm: Vec<f32>,
@@ -29,7 +29,7 @@ pub struct ForwardOutput {
 }
 
 impl ForwardOutput {
-    /// Where the first number that is not finite comes from, in a pass that handed out its hidden states.
+    /// Where the first number that is not finite comes from, in a pass that handed out all its hidden states.
     pub fn origin_of_not_finite(&self) -> String {
         let not_finite = |values: &[f32]| values.iter().any(|value| !value.is_finite());
         match self.hidden_states.iter().position(|state| not_finite(state)) {
@@ -122,8 +122,8 @@ impl<'a> Recorder<'a> {
         self.request.routing || (self.request.targets.is_some() && counts)
     }
 
-    pub fn hidden_state(&mut self, ops: &dyn Operations, workspace: &Workspace) -> Result<()> {
-        if self.request.hidden_states {
+    pub fn hidden_state(&mut self, ops: &dyn Operations, workspace: &Workspace, index: usize) -> Result<()> {
+        if self.request.hidden_states.wants(index) {
             let state = download_f32(ops, &workspace.x, self.num_tokens * self.config.hidden_size)?;
             self.output.hidden_states.push(state);
         }
@@ -131,7 +131,7 @@ impl<'a> Recorder<'a> {
     }
 
     pub fn final_norm(&mut self, ops: &dyn Operations, workspace: &Workspace) -> Result<()> {
-        if self.request.hidden_states {
+        if self.request.hidden_states == HiddenStates::All {
             let len = self.num_tokens * self.config.hidden_size;
             self.output.final_norm = download_f32(ops, &workspace.normed, len)?;
         }

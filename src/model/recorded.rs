@@ -2,7 +2,7 @@
 
 use super::output::Recorder;
 use super::request::Step;
-use super::{Forward, ForwardOutput, Model, Targets, Workspace, refuse};
+use super::{Forward, ForwardOutput, HiddenStates, Input, Model, Targets, Workspace, refuse};
 use crate::device::Graph;
 use crate::error::Result;
 use crate::operations::Operations;
@@ -20,7 +20,7 @@ pub struct RecordedForward<'a> {
     graph: Graph,
 }
 
-struct Ops<'a>(&'a dyn Operations);
+pub(super) struct Ops<'a>(pub &'a dyn Operations);
 
 impl std::fmt::Debug for Ops<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -43,12 +43,12 @@ impl Model {
         seq_len: usize,
         request: Forward<'a>,
     ) -> Result<RecordedForward<'a>> {
-        if request.hidden_states || request.routing {
+        if request.hidden_states != HiddenStates::None || request.routing {
             return refuse("a recorded forward pass hands out neither hidden states nor routing".into());
         }
         let ids = vec![0; batch_size * seq_len];
-        self.forward(ops, &mut workspace, None, batch_size, &ids, &request)?;
-        let step = Step::new(ops, self, &workspace, None, batch_size, &ids, &request)?;
+        self.forward(ops, &mut workspace, batch_size, &ids, &request)?;
+        let step = Step::new(ops, self, &workspace, batch_size, Input::Ids(&ids), Some(0), &request)?;
         let mut record = Recorder::new(&request, &self.config, step.num_tokens);
         let graph = ops.record(&mut || self.launch(&step, &mut workspace, None, &mut record))?;
         Ok(RecordedForward { model: self, ops: Ops(ops), workspace, batch_size, seq_len, request, graph })
@@ -73,8 +73,9 @@ impl RecordedForward<'_> {
             (None, Some(_)) => return refuse("targets, but no loss was recorded".into()),
         };
         let request = Forward { targets, ..self.request };
-        let step = Step::new(ops, self.model, &self.workspace, None, batch_size, ids, &request)?;
-        step.upload(&mut self.workspace, ids)?;
+        let step =
+            Step::new(ops, self.model, &self.workspace, batch_size, Input::Ids(ids), Some(0), &request)?;
+        step.upload(&mut self.workspace, &[])?;
         // SAFETY: the graph uses the model's parameters, which are borrowed, and the workspace, which is owned and of
         // which the pass before the recording made as large as this one needs: nothing was allocated anew since.
         unsafe { ops.replay(&self.graph)? };

@@ -1,8 +1,8 @@
 //! What a forward pass is asked for, and the checks before it.
 
-use super::workspace::{HeadWorkspace, reserve, upload_i32};
-use super::{KvCache, Model, Workspace, refuse};
-use crate::error::{Error, Result};
+use super::workspace::{HeadWorkspace, reserve, upload_f32, upload_i32};
+use super::{Model, Workspace, refuse};
+use crate::error::Result;
 use crate::operations::{LmHeadParams, Operations};
 
 /// What happens when more tokens choose an expert than it has slots.
@@ -29,6 +29,61 @@ pub enum LogitRows<'a> {
     Chosen(&'a [usize]),
 }
 
+/// Which states of the residual stream are wanted: state 0 comes out of the embedding, state `i + 1` out of block `i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HiddenStates<'a> {
+    /// None.
+    #[default]
+    None,
+    /// All of them, and the final norm.
+    All,
+    /// These, in ascending order.
+    Chosen(&'a [usize]),
+}
+
+impl HiddenStates<'_> {
+    /// Whether state `index` is wanted.
+    pub(super) fn wants(self, index: usize) -> bool {
+        match self {
+            HiddenStates::None => false,
+            HiddenStates::All => true,
+            HiddenStates::Chosen(states) => states.contains(&index),
+        }
+    }
+}
+
+/// What goes into a pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input<'a> {
+    /// `[num_tokens]`
+    Ids(&'a [u32]),
+    /// `[num_tokens, hidden_size]`: embeddings of the tokens; those of their positions are added.
+    Embeddings(&'a [f32]),
+    /// `[num_tokens, hidden_size]`: the residual stream, as it enters block `first_layer`.
+    HiddenStates {
+        /// The first block that runs.
+        first_layer: usize,
+        /// The values.
+        values: &'a [f32],
+    },
+}
+
+impl Input<'_> {
+    /// How many tokens it is.
+    fn num_tokens(&self, hidden_size: usize) -> Result<usize> {
+        match *self {
+            Input::Ids(ids) => Ok(ids.len()),
+            Input::Embeddings(values) | Input::HiddenStates { values, .. } => {
+                if !values.len().is_multiple_of(hidden_size) {
+                    let len = values.len();
+                    return refuse(format!("{len} numbers for tokens, expected rows of {hidden_size}"));
+                }
+                Ok(values.len() / hidden_size)
+            }
+        }
+    }
+}
+
 /// What every position should have predicted.
 #[derive(Clone, Copy, Debug)]
 pub struct Targets<'a> {
@@ -51,8 +106,8 @@ pub struct Forward<'a> {
     pub allowed_vocab: Option<usize>,
     /// Computes the cross-entropy of every position, and its mean.
     pub targets: Option<Targets<'a>>,
-    /// Hands out the residual stream after the embedding and every block, and the final norm.
-    pub hidden_states: bool,
+    /// Which hidden states to hand out.
+    pub hidden_states: HiddenStates<'a>,
     /// Hands out everything the routers decided.
     pub routing: bool,
     /// Expert ids `[num_tokens, k]` for each MoE layer, instead of the routers' choices; weights follow from the logits.
@@ -65,11 +120,12 @@ pub struct Forward<'a> {
 pub(super) struct Step<'a> {
     pub ops: &'a dyn Operations,
     pub request: &'a Forward<'a>,
+    pub input: Input<'a>,
     pub batch_size: usize,
     pub seq_len: usize,
     pub num_tokens: usize,
-    /// Tokens of each sequence that are in the cache.
-    pub first_position: usize,
+    /// Position of each sequence's first token; `None` where the device has a position for each.
+    pub first_position: Option<usize>,
     pub head_passes: Vec<HeadPass<'a>>,
     vocab_size: usize,
 }
@@ -91,57 +147,52 @@ impl HeadPass<'_> {
 }
 
 impl<'a> Step<'a> {
+    /// A pass over `input`, `batch_size` sequences of equal length from `first_position` on.
     pub fn new(
         ops: &'a dyn Operations,
         model: &Model,
         workspace: &Workspace,
-        cache: Option<&KvCache>,
         batch_size: usize,
-        ids: &[u32],
+        input: Input<'a>,
+        first_position: Option<usize>,
         request: &'a Forward<'a>,
     ) -> Result<Self> {
         let config = model.config();
-        if batch_size == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch_size) {
+        let num_tokens = input.num_tokens(config.hidden_size)?;
+        if batch_size == 0 || num_tokens == 0 || !num_tokens.is_multiple_of(batch_size) {
+            let tokens = if matches!(input, Input::Ids(_)) { "ids" } else { "tokens" };
             return refuse(format!(
-                "{} ids for a batch of {batch_size}, expected some of each sequence",
-                ids.len()
+                "{num_tokens} {tokens} for a batch of {batch_size}, expected some of each sequence"
             ));
         }
-        let (num_tokens, seq_len) = (ids.len(), ids.len() / batch_size);
+        let seq_len = num_tokens / batch_size;
         if num_tokens > workspace.max_tokens {
             return refuse(format!("{num_tokens} tokens, the workspace holds {}", workspace.max_tokens));
         }
-        if let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab_size) {
+        if let Input::Ids(ids) = input
+            && let Some(index) = ids.iter().position(|&id| id as usize >= config.vocab_size)
+        {
             let (id, at) = (ids[index], index % seq_len);
             return refuse(format!(
                 "id {id} at position {at} is outside the vocabulary of {}",
                 config.vocab_size
             ));
         }
-        let mut first_position = 0;
-        let mut most = config.block_size;
-        if let Some(cache) = cache {
-            if cache.batch_size() != batch_size {
-                return refuse(format!("batch of {batch_size}, the cache is for {}", cache.batch_size()));
-            }
-            // Capacity counts all tokens of a sequence together; with a cache only new ones are there.
-            let drops = config.moe.as_ref().is_some_and(|moe| !moe.never_drops());
-            if drops && request.moe == MoeMode::Capacity {
-                let message =
-                    "capacity mode needs the whole sequence and cannot use a KV cache; use dropless mode";
-                return Err(Error::Usage(message.into()));
-            }
-            first_position = cache.len();
-            most = most.min(cache.max_len());
+        if let Input::HiddenStates { first_layer, .. } = input
+            && first_layer > config.num_layers
+        {
+            let layers = config.num_layers;
+            return refuse(format!("hidden states for block {first_layer}, but there are {layers} blocks"));
         }
-        if first_position + seq_len > most {
-            let len = first_position + seq_len;
-            let limit = if most < config.block_size { "KV cache" } else { "position table" };
-            return refuse(format!("a sequence of {len} tokens, but at most {most} fit the {limit}"));
+        let len = first_position.unwrap_or(0) + seq_len;
+        if len > config.block_size {
+            let most = config.block_size;
+            return refuse(format!("a sequence of {len} tokens, but at most {most} fit the position table"));
         }
         let step = Step {
             ops,
             request,
+            input,
             batch_size,
             seq_len,
             num_tokens,
@@ -154,10 +205,24 @@ impl<'a> Step<'a> {
         Ok(step)
     }
 
-    /// Makes room for what was asked, and uploads the ids and what else the kernels read.
-    pub fn upload(&self, workspace: &mut Workspace, ids: &[u32]) -> Result<()> {
-        let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        upload_i32(self.ops, &mut workspace.token_ids, &ids)?;
+    /// Makes room for what was asked, and uploads the input and what else the kernels read; behind the ids, one for
+    /// each token, goes `behind`.
+    pub fn upload(&self, workspace: &mut Workspace, behind: &[i32]) -> Result<()> {
+        let mut indices: Vec<i32> = match self.input {
+            Input::Ids(ids) => ids.iter().map(|&id| id as i32).collect(),
+            // Rows of the embeddings that came instead of the table.
+            _ => (0..self.num_tokens as i32).collect(),
+        };
+        indices.extend_from_slice(behind);
+        upload_i32(self.ops, &mut workspace.indices, &indices)?;
+        match self.input {
+            Input::Ids(_) => {}
+            Input::Embeddings(values) => {
+                reserve(self.ops, &mut workspace.embeddings, values.len())?;
+                upload_f32(self.ops, &mut workspace.embeddings, values)?;
+            }
+            Input::HiddenStates { values, .. } => upload_f32(self.ops, &mut workspace.x, values)?,
+        }
         if let (Some(forced), Some(moe)) = (self.request.route_override, &mut workspace.moe) {
             let forced = forced.concat();
             reserve(self.ops, &mut moe.forced_ids, forced.len())?;
@@ -167,6 +232,14 @@ impl<'a> Step<'a> {
             self.upload_head(head, pass)?;
         }
         Ok(())
+    }
+
+    /// The first block that runs.
+    pub fn first_layer(&self) -> usize {
+        match self.input {
+            Input::HiddenStates { first_layer, .. } => first_layer,
+            _ => 0,
+        }
     }
 
     fn check_override(&self, model: &Model) -> Result<()> {

@@ -3,25 +3,36 @@
 use crate::buffer::{Buffer, zeroed};
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::operations::{MoeDispatchParams, Operations, TopkGatingParams};
+use crate::operations::{AttentionDims, KvSplit, MoeDispatchParams, Operations, TopkGatingParams};
 use crate::tensor::DType;
 
 /// Activations for up to `max_tokens` tokens at a time. What the head gives grows to the largest request once.
 #[derive(Debug)]
 pub struct Workspace {
     pub(super) max_tokens: usize,
-    pub(super) token_ids: Buffer, // i32 [num_tokens]
-    pub(super) x: Buffer,         // [num_tokens, hidden_size]: the residual stream
-    pub(super) normed: Buffer,    // [num_tokens, hidden_size]
+    pub(super) indices: Buffer, // i32: the tokens' ids, and in a session's step what `SessionTokens` packs behind them
+    pub(super) x: Buffer,       // [num_tokens, hidden_size]: the residual stream
+    pub(super) normed: Buffer,  // [num_tokens, hidden_size]
     pub(super) qkv: Buffer, // [num_tokens, 3 · hidden_size]; with a cache only q, [num_tokens, hidden_size]
     pub(super) attended: Buffer, // [num_tokens, hidden_size]
     pub(super) hidden: Buffer, // [rows, intermediate_size]: rows are tokens, or assignments to experts
     pub(super) moe: Option<MoeWorkspace>,
     pub(super) heads: [HeadWorkspace; MAX_HEAD_PASSES],
+    pub(super) cached: Option<CachedWorkspace>, // in a session
+    pub(super) embeddings: Buffer, // [num_tokens, hidden_size]: of tokens that come without ids; empty until asked
 }
 
 /// Calls of the head in a forward pass: for logits, for the best ids, and for losses, each of rows of their own.
 pub(super) const MAX_HEAD_PASSES: usize = 3;
+
+/// What attention over the cache of a session needs.
+#[derive(Debug)]
+pub(super) struct CachedWorkspace {
+    pub max_blocks: usize,   // of a sequence
+    pub block_table: Buffer, // i32 [max_sequences, max_blocks]
+    pub partials: Buffer,    // f32: see `KvSplit`
+    pub counters: Buffer,    // i32 [max_sequences · num_heads]
+}
 
 /// What routing needs.
 #[derive(Debug)]
@@ -78,7 +89,7 @@ impl Workspace {
         };
         Ok(Workspace {
             max_tokens,
-            token_ids: ops.allocate(DType::I32, max_tokens)?,
+            indices: ops.allocate(DType::I32, max_tokens)?,
             x: ops.allocate(dtype, wide)?,
             normed: ops.allocate(dtype, wide)?,
             qkv: ops.allocate(dtype, 3 * wide)?,
@@ -86,7 +97,50 @@ impl Workspace {
             hidden: ops.allocate(dtype, max_tokens * k * config.intermediate_size)?,
             moe,
             heads: [HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?],
+            cached: None,
+            embeddings: ops.allocate(dtype, 0)?,
         })
+    }
+
+    /// The same, and what a session of so many sequences of up to `max_len` tokens needs.
+    pub(super) fn for_session(
+        ops: &dyn Operations,
+        config: &ModelConfig,
+        dtype: DType,
+        max_tokens: usize,
+        max_sequences: usize,
+        (max_blocks, max_len): (usize, usize),
+    ) -> Result<Self> {
+        let mut workspace = Workspace::new(ops, config, dtype, max_tokens)?;
+        workspace.indices = ops.allocate(DType::I32, 2 * max_tokens + 2 * max_sequences)?;
+        let dims = AttentionDims {
+            batch_size: max_sequences,
+            seq_len: 1,
+            num_heads: config.num_heads,
+            num_kv_heads: config.num_heads,
+            head_dim: config.head_dim(),
+            kv_capacity: max_len,
+        };
+        let counters = max_sequences * config.num_heads;
+        let mut cached = CachedWorkspace {
+            max_blocks,
+            block_table: ops.allocate(DType::I32, max_sequences * max_blocks)?,
+            partials: ops.allocate(DType::F32, KvSplit::partials_len(dims, max_len))?,
+            counters: ops.allocate(DType::I32, counters)?,
+        };
+        upload_i32(ops, &mut cached.counters, &vec![0; counters])?;
+        workspace.cached = Some(cached);
+        Ok(workspace)
+    }
+
+    /// Sizes of what grows on request: another answer means other memory, so nothing recorded before fits.
+    pub(super) fn grown(&self) -> Vec<usize> {
+        let of_head = |head: &HeadWorkspace| {
+            let buffers =
+                [&head.rows, &head.logits, &head.argmax, &head.targets, &head.losses, &head.scratch];
+            buffers.map(Buffer::len)
+        };
+        self.heads.iter().flat_map(of_head).collect()
     }
 
     /// Tokens a forward pass may have.
@@ -120,6 +174,23 @@ pub(super) fn reserve(ops: &dyn Operations, buffer: &mut Buffer, len: usize) -> 
 /// Copies integers into the first elements of a buffer.
 pub(super) fn upload_i32(ops: &dyn Operations, buffer: &mut Buffer, values: &[i32]) -> Result<()> {
     ops.upload(buffer.tensor_mut(&[values.len()]), bytemuck::cast_slice(values))
+}
+
+/// Copies numbers into the first elements of a buffer of any float type, rounded to it.
+pub(super) fn upload_f32(ops: &dyn Operations, buffer: &mut Buffer, values: &[f32]) -> Result<()> {
+    let dtype = buffer.dtype();
+    let to = buffer.tensor_mut(&[values.len()]);
+    if dtype == DType::F32 {
+        return ops.upload(to, bytemuck::cast_slice(values));
+    }
+    let mut halves: Vec<u16> = zeroed(values.len())?;
+    for (half, &value) in halves.iter_mut().zip(values) {
+        *half = match dtype {
+            DType::BF16 => half::bf16::from_f32(value).to_bits(),
+            _ => half::f16::from_f32(value).to_bits(),
+        };
+    }
+    ops.upload(to, bytemuck::cast_slice(&halves))
 }
 
 /// The first `len` integers of a buffer.

@@ -25,14 +25,37 @@ pub struct AttentionParams<I = TensorView, O = TensorView> {
     pub k: I,
     /// As k.
     pub v: I,
-    /// Keys of every sequence (unless `kv_lengths` is given).
+    /// Keys of every sequence; with `kv_lengths` the most that any has.
     pub kv_len: usize,
-    /// i32 `[batch_size]`: keys of each sequence.
+    /// i32 `[batch_size]`: keys of each sequence, limited to 0 and `kv_len`.
     pub kv_lengths: Option<I>,
     /// i32 `[batch_size, max_blocks]`: key `s` of sequence `b` stands in block `block_table[b, s / block_size]`.
     pub block_table: Option<I>,
     /// Usually `1/√head_dim`.
     pub softmax_scale: f32,
+    /// Memory by which a few queries share their keys out over the whole device; without, a block takes all keys of
+    /// a head.
+    pub split: Option<KvSplit<O>>,
+}
+
+/// Memory of attention whose keys are split: see [`AttentionParams::split`].
+#[derive(Clone, Copy, Debug)]
+pub struct KvSplit<O = TensorView> {
+    /// f32, at least [`KvSplit::partials_len`] elements: what each split leaves.
+    pub partials: O,
+    /// i32, at least `batch_size * num_kv_heads` elements: all zero before the first call, and again after each.
+    pub counters: O,
+}
+
+impl KvSplit {
+    /// Fewest keys of a split; a fixed number, so that a row's bits do not depend on what else is computed.
+    pub const MIN_KEYS: usize = 256;
+
+    /// Elements of `partials` for sequences of up to `kv_len` keys.
+    pub fn partials_len(dims: AttentionDims, kv_len: usize) -> usize {
+        let rows = dims.batch_size * dims.seq_len * dims.num_heads;
+        rows * kv_len.div_ceil(Self::MIN_KEYS) * (dims.head_dim + 2)
+    }
 }
 
 /// Sizes of a checked [`AttentionParams`].
@@ -86,14 +109,24 @@ impl<I: AsView, O: AsView> AttentionParams<I, O> {
                 table.shape()[1] * inner
             }
         };
-        match &self.kv_lengths {
-            Some(lengths) => CHECK.dense("kv_lengths", lengths, DType::I32, &[batch_size], "[batch_size]")?,
-            None => CHECK.that(self.kv_len <= kv_capacity, || {
-                format!("kv_len is {}, k and v hold {kv_capacity} keys", self.kv_len)
-            })?,
+        if let Some(lengths) = &self.kv_lengths {
+            CHECK.dense("kv_lengths", lengths, DType::I32, &[batch_size], "[batch_size]")?;
         }
+        CHECK.that(self.kv_len <= kv_capacity, || {
+            format!("kv_len is {}, k and v hold {kv_capacity} keys", self.kv_len)
+        })?;
         CHECK.that(self.softmax_scale.is_finite(), || format!("softmax_scale is {}", self.softmax_scale))?;
-        Ok(AttentionDims { batch_size, seq_len, num_heads, num_kv_heads, head_dim, kv_capacity })
+        let dims = AttentionDims { batch_size, seq_len, num_heads, num_kv_heads, head_dim, kv_capacity };
+        if let Some(split) = &self.split {
+            CHECK.scratch(
+                "split.partials",
+                &split.partials,
+                DType::F32,
+                KvSplit::partials_len(dims, self.kv_len),
+            )?;
+            CHECK.scratch("split.counters", &split.counters, DType::I32, batch_size * num_kv_heads)?;
+        }
+        Ok(dims)
     }
 }
 
@@ -109,6 +142,8 @@ impl AttentionParams<Tensor<'_>, TensorMut<'_>> {
                 ("v", self.v.place()),
                 ("kv_lengths", self.kv_lengths.map_or(Place::Unknown, |t| t.place())),
                 ("block_table", self.block_table.map_or(Place::Unknown, |t| t.place())),
+                ("split.partials", self.split.as_ref().map_or(Place::Unknown, |s| s.partials.place())),
+                ("split.counters", self.split.as_ref().map_or(Place::Unknown, |s| s.counters.place())),
             ],
         )?;
         Ok(AttentionParams {
@@ -120,6 +155,10 @@ impl AttentionParams<Tensor<'_>, TensorMut<'_>> {
             kv_lengths: view_of(&self.kv_lengths),
             block_table: view_of(&self.block_table),
             softmax_scale: self.softmax_scale,
+            split: self
+                .split
+                .as_ref()
+                .map(|s| KvSplit { partials: s.partials.view(), counters: s.counters.view() }),
         })
     }
 }

@@ -54,6 +54,15 @@ impl Checker {
         self.that(view.is_dense(), || format!("{name} has strides {:?}, expected it dense", view.strides()))
     }
 
+    /// `tensor` is dense, of this type, and has at least `needed` elements.
+    pub fn scratch(&self, name: &str, tensor: &impl AsView, dtype: DType, needed: usize) -> Result<()> {
+        let view = tensor.view();
+        self.dtype(name, &view, dtype)?;
+        self.that(view.is_dense() && view.num_elements() >= needed, || {
+            format!("{name} has {} elements, expected {needed}", view.num_elements())
+        })
+    }
+
     pub fn dtype(&self, name: &str, view: &TensorView, dtype: DType) -> Result<()> {
         self.that(view.dtype == dtype, || format!("{name} is {}, expected {dtype}", view.dtype))
     }

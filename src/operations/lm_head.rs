@@ -98,12 +98,12 @@ impl<I: AsView, O: AsView> LmHeadParams<I, O> {
             CHECK.dense("targets", &loss.targets, DType::I32, &[num_rows], "[num_rows]")?;
             CHECK.dense("losses", &loss.losses, DType::F32, &[num_rows], "[num_rows]")?;
         }
-        let scratch = self.scratch.view();
-        let needed = LmHeadParams::scratch_len(num_rows, vocab_size);
-        CHECK.dtype("scratch", &scratch, DType::F32)?;
-        CHECK.that(scratch.is_dense() && scratch.num_elements() >= needed, || {
-            format!("scratch has {} elements, expected {needed}", scratch.num_elements())
-        })?;
+        CHECK.scratch(
+            "scratch",
+            &self.scratch,
+            DType::F32,
+            LmHeadParams::scratch_len(num_rows, vocab_size),
+        )?;
         Ok(LmHeadDims { num_tokens, num_rows, hidden_size, vocab_size })
     }
 }

@@ -248,6 +248,7 @@ fn attention(m: &Meter, dtype: DType, dims: [usize; 6], is_wgmma: bool) -> Resul
         kv_lengths: None,
         block_table: None,
         softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+        split: None,
     };
     let raw = p.raw(m.ops.place())?;
     if is_wgmma {

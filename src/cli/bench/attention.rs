@@ -3,8 +3,8 @@
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
 use nanomoe::kernels::{DeviceOperations, traffic};
-use nanomoe::operations::{AttentionParams, Operations};
-use nanomoe::tensor::{Tensor, TensorMut};
+use nanomoe::operations::{AttentionDims, AttentionParams, KvSplit, Operations};
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::work::{DTYPE, Work, dot, sizes, sum_error, worse};
@@ -20,6 +20,8 @@ pub struct Attention {
     k: Buffer,   // [batch_size, kv_len, num_kv_heads, head_dim]
     v: Buffer,   // as k
     out: Buffer, // as q
+    /// Where queries are few: what splits leave, and their counters.
+    split: Option<(Buffer, Buffer)>,
 }
 
 impl Attention {
@@ -27,6 +29,18 @@ impl Attention {
         let [batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim] = sizes(dims)?;
         let queries = batch_size * seq_len * num_heads * head_dim;
         let keys = batch_size * kv_len * num_kv_heads * head_dim;
+        let all =
+            AttentionDims { batch_size, seq_len, num_heads, num_kv_heads, head_dim, kv_capacity: kv_len };
+        let split = match seq_len {
+            1 => {
+                let partials = ops.allocate(DType::F32, KvSplit::partials_len(all, kv_len))?;
+                let zeros = vec![0i32; batch_size * num_kv_heads];
+                let mut counters = ops.allocate(DType::I32, zeros.len())?;
+                ops.upload(counters.tensor_mut(&[zeros.len()]), bytemuck::cast_slice(&zeros))?;
+                Some((partials, counters))
+            }
+            _ => None,
+        };
         Ok(Attention {
             batch_size,
             seq_len,
@@ -38,6 +52,7 @@ impl Attention {
             k: random(ops, DTYPE, keys, 2, 1.0)?,
             v: random(ops, DTYPE, keys, 3, 1.0)?,
             out: poisoned(ops, DTYPE, queries)?,
+            split,
         })
     }
 
@@ -60,6 +75,13 @@ impl Attention {
             kv_lengths: None,
             block_table: None,
             softmax_scale,
+            split: self.split.as_mut().map(|(partials, counters)| {
+                let (partials_len, counters_len) = ([partials.len()], [counters.len()]);
+                KvSplit {
+                    partials: partials.tensor_mut(&partials_len),
+                    counters: counters.tensor_mut(&counters_len),
+                }
+            }),
         }
     }
 }

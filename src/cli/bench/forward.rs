@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use nanomoe::config::ModelConfig;
 use nanomoe::cpu::CpuOperations;
 use nanomoe::kernels::DeviceOperations;
-use nanomoe::model::{Forward, ForwardOutput, KvCache, LogitRows, Model, RecordedForward, Workspace};
+use nanomoe::model::{
+    Forward, ForwardOutput, Input, LogitRows, Model, RecordedForward, SequenceId, Session, SessionOptions,
+    Workspace,
+};
 use nanomoe::tensor::DType;
 use nanomoe::weights::{Checkpoint, LayerWeight, Weight};
 use nanomoe::{Error, Result};
@@ -30,11 +33,8 @@ pub struct ForwardPass {
     checkpoint: Checkpoint,
     model: Model,
     workspace: Workspace,
-    cache: Option<KvCache>,
     ids: Vec<u32>, // [batch_size, kv_len]
     new: Vec<u32>, // [batch_size, seq_len], the last of them
-    /// What the routers chose for the first sequence's tokens in the cache, for each MoE layer.
-    cached_routes: Vec<Vec<i32>>,
     output: ForwardOutput,
 }
 
@@ -67,16 +67,7 @@ impl ForwardPass {
         let of_each = |from: usize, to: usize| -> Vec<u32> {
             ids.chunks_exact(kv_len).flat_map(|sequence| &sequence[from..to]).copied().collect()
         };
-        let (mut cache, mut cached_routes) = (None, Vec::new());
         let known = kv_len - seq_len;
-        if known > 0 {
-            let filled = cache.insert(model.kv_cache(ops, batch_size, kv_len)?);
-            let mut workspace = model.workspace(ops, batch_size * known)?;
-            let request = Forward { routing: true, ..Forward::default() };
-            let output =
-                model.forward(ops, &mut workspace, Some(filled), batch_size, &of_each(0, known), &request)?;
-            cached_routes = routes(&output, known);
-        }
         Ok(ForwardPass {
             batch_size,
             seq_len,
@@ -85,9 +76,7 @@ impl ForwardPass {
             new: of_each(known, kv_len),
             checkpoint,
             model,
-            cache,
             ids,
-            cached_routes,
             output: ForwardOutput::default(),
         })
     }
@@ -99,11 +88,53 @@ impl ForwardPass {
         self.model.record(ops, workspace, self.batch_size, self.seq_len, request)
     }
 
-    fn forward(&mut self, ops: &DeviceOperations, request: &Forward<'_>) -> Result<ForwardOutput> {
-        if let Some(cache) = &mut self.cache {
-            cache.truncate(self.kv_len - self.seq_len);
+    /// Whether it is a step of decoding.
+    fn decodes(&self) -> bool {
+        self.kv_len > self.seq_len
+    }
+
+    /// All sequences but for their last token in a cache, that token of each, and what the routers chose for the first
+    /// sequence, for each MoE layer.
+    fn decoding<'a>(&'a self, ops: &'a DeviceOperations) -> Result<Decoding<'a>> {
+        let known = self.kv_len - self.seq_len;
+        let mut session = self.model.session(ops, SessionOptions::new(self.batch_size, self.kv_len))?;
+        let (mut tokens, mut cached_routes) = (Vec::new(), Vec::new());
+        for (number, sequence_ids) in self.ids.chunks_exact(self.kv_len).enumerate() {
+            let sequence = session.start()?;
+            let request = Forward { routing: number == 0, ..Forward::default() };
+            let output = session.prefill(sequence, Input::Ids(&sequence_ids[..known]), &request)?;
+            if number == 0 {
+                cached_routes = routes(&output, known);
+            }
+            tokens.push((sequence, sequence_ids[known]));
         }
-        self.model.forward(ops, &mut self.workspace, self.cache.as_mut(), self.batch_size, &self.new, request)
+        Ok(Decoding { session, tokens, cached_routes })
+    }
+
+    fn forward(&mut self, ops: &DeviceOperations, request: &Forward<'_>) -> Result<ForwardOutput> {
+        if self.decodes() {
+            return self.decoding(ops)?.step(request);
+        }
+        self.model.forward(ops, &mut self.workspace, self.batch_size, &self.new, request)
+    }
+}
+
+/// Sequences that are to grow by one token.
+struct Decoding<'a> {
+    session: Session<'a>,
+    tokens: Vec<(SequenceId, u32)>,
+    cached_routes: Vec<Vec<i32>>,
+}
+
+impl Decoding<'_> {
+    /// The token more of each, which is forgotten again.
+    fn step(&mut self, request: &Forward<'_>) -> Result<ForwardOutput> {
+        let output = self.session.decode(&self.tokens, request)?;
+        for &(sequence, _) in &self.tokens {
+            let len = self.session.len(sequence)?;
+            self.session.truncate(sequence, len - 1)?;
+        }
+        Ok(output)
     }
 }
 
@@ -120,7 +151,7 @@ impl Work for ForwardPass {
         if best.len() != self.new.len() {
             return Ok(f64::INFINITY);
         }
-        if self.cache.is_none() {
+        if !self.decodes() {
             // What is timed is the recorded pass, which must give the same ids.
             if self.recorded(ops)?.run(&self.new, None)?.argmax != best {
                 return Ok(f64::INFINITY);
@@ -129,11 +160,17 @@ impl Work for ForwardPass {
         let vocab_size = self.model.config().vocab_size;
         let rows: Vec<usize> = (0..self.seq_len.min(CHECKED)).collect();
         let chosen = LogitRows::Chosen(&rows);
-        let got = self.forward(ops, &Forward { logits: chosen, routing: true, ..Forward::default() })?;
+        let request = Forward { logits: chosen, routing: true, ..Forward::default() };
+        let (got, cached_routes) = if self.decodes() {
+            let mut decoding = self.decoding(ops)?;
+            (decoding.step(&request)?, decoding.cached_routes)
+        } else {
+            (self.forward(ops, &request)?, Vec::new())
+        };
         // Causal: what follows the last of them changes nothing.
         let len = self.kv_len - self.seq_len + rows.len();
         let mut chosen_routes = routes(&got, rows.len());
-        for (chosen, cached) in chosen_routes.iter_mut().zip(&self.cached_routes) {
+        for (chosen, cached) in chosen_routes.iter_mut().zip(&cached_routes) {
             chosen.splice(0..0, cached.iter().copied());
         }
         let cpu = CpuOperations::new();
@@ -145,7 +182,7 @@ impl Work for ForwardPass {
             ..Forward::default()
         };
         let mut workspace = model.workspace(&cpu, len)?;
-        let wanted = model.forward(&cpu, &mut workspace, None, 1, &self.ids[..len], &request)?;
+        let wanted = model.forward(&cpu, &mut workspace, 1, &self.ids[..len], &request)?;
         let allowed = |wanted: f64| 0.25 + 0.25 * wanted.abs();
         let mut worst = 0.0;
         let (mut off, mut size) = (0.0, 0.0);
@@ -201,10 +238,12 @@ impl Work for ForwardPass {
         false
     }
 
-    /// A prefill is recorded; a step with a cache is launched kernel by kernel.
+    /// As a graph.
     fn measured(&mut self, ops: &DeviceOperations, clock: &mut Measure<'_>) -> Result<Times> {
-        if self.cache.is_some() {
-            return clock(&mut || self.launch(ops));
+        if self.decodes() {
+            let mut decoding = self.decoding(ops)?;
+            let request = Forward { argmax: LogitRows::Last, ..Forward::default() };
+            return clock(&mut || decoding.step(&request).map(drop));
         }
         let mut recorded = self.recorded(ops)?;
         clock(&mut || recorded.run(&self.new, None).map(drop))

@@ -1,0 +1,2 @@
+// ../qkv.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../qkv.cu"
