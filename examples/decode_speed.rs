@@ -61,7 +61,7 @@ fn decode(folder: &Path, max_tokens: usize) -> Result<(f64, f64)> {
     let checkpoint = Checkpoint::open(folder)?;
     let ops = CpuOperations::new();
     let model = Model::load(&ops, &checkpoint, DType::F32)?;
-    let greedy = Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
     let options = GenerateOptions { max_tokens, sampling: greedy, ..GenerateOptions::default() };
     let mut fastest: f64 = 0.0;
     for _ in 0..REPEATS {

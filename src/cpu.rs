@@ -14,14 +14,18 @@ mod moe_dispatch;
 mod moe_gemm;
 mod qkv;
 mod rows;
+mod sampling;
 mod simd;
 mod topk_gating;
+
+pub(crate) use sampling::{NONE, draw};
 
 use crate::buffer::{Buffer, host_memory};
 use crate::error::{Error, Result};
 use crate::operations::{
     AttentionParams, EmbeddingParams, GemmParams, LayerNormParams, LmHeadParams, MlpParams, MoeCombineParams,
-    MoeDispatchParams, MoeGemmParams, Numerics, Operations, QkvParams, RouterLogitsParams, TopkGatingParams,
+    MoeDispatchParams, MoeGemmParams, Numerics, Operations, QkvParams, RouterLogitsParams, SamplingParams,
+    TopkGatingParams,
 };
 use crate::tensor::{AsView, DType, Place, Tensor, TensorMut};
 
@@ -153,6 +157,10 @@ impl Operations for CpuOperations {
 
     fn lm_head(&self, p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
         lm_head::lm_head(p, self.numerics)
+    }
+
+    fn sampling(&self, p: SamplingParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
+        sampling::sampling(p)
     }
 }
 

@@ -17,6 +17,7 @@ mod moe_dispatch;
 mod moe_gemm;
 mod qkv;
 mod rows;
+mod sampling;
 mod sm90a;
 mod topk_gating;
 pub mod traffic;
@@ -31,6 +32,7 @@ pub use moe_combine::moe_combine;
 pub use moe_dispatch::{moe_dispatch, route};
 pub use moe_gemm::{moe_gemm, moe_gemm_with_tile};
 pub use qkv::qkv;
+pub use sampling::sampling;
 pub use sm90a::WgmmaTile;
 pub use sm90a::attention::attention_with_wgmma;
 pub use sm90a::gemm::gemm_with_wgmma;
@@ -49,8 +51,8 @@ use crate::error::{Error, Result};
 pub use crate::operations::Numerics;
 use compiled::{CompiledModule, Target};
 
-/// Dynamic shared memory every kernel may use without being told.
-const DEFAULT_DYNAMIC_SHARED_BYTES: u32 = 48 * 1024;
+/// Shared memory, static and dynamic together, that every kernel may use without being told.
+const DEFAULT_SHARED_BYTES: u32 = 48 * 1024;
 
 /// The compiled kernels on one device, loaded as they are first used.
 #[derive(Debug)]
@@ -178,7 +180,9 @@ impl Kernels {
                     }
                 };
                 let raw = self.device.function(raw_module, name)?;
-                let max_dynamic_shared = DEFAULT_DYNAMIC_SHARED_BYTES;
+                let compiled = module.kernels.iter().filter(|kernel| kernel.name == name);
+                let static_shared = compiled.map(|kernel| kernel.shared_bytes).max().unwrap_or(0);
+                let max_dynamic_shared = DEFAULT_SHARED_BYTES.saturating_sub(static_shared);
                 (name, Function { raw, target: module.target, max_dynamic_shared })
             }
         };

@@ -16,6 +16,7 @@ mod layer_norm;
 mod lm_head;
 mod moe;
 mod qkv;
+mod sampling;
 mod topk_gating;
 
 pub(crate) use attention::MAX_HEAD_DIM;
@@ -26,6 +27,7 @@ pub use layer_norm::{FusedResidual, LayerNormDims, LayerNormParams};
 pub use lm_head::{CrossEntropy, LmHeadDims, LmHeadParams};
 pub use moe::{MoeCombineParams, MoeDispatchParams, MoeGemmDims, MoeGemmParams, RouteParams};
 pub use qkv::{QkvDims, QkvParams};
+pub use sampling::{SamplingParams, SamplingSettings};
 pub(crate) use topk_gating::MAX_EXPERTS;
 pub use topk_gating::{
     ExpertGroups, GatingSpec, GroupScore, RouterLogitsParams, RouterNoise, ScoreFunction, SoftmaxOrder,
@@ -133,6 +135,8 @@ pub trait Operations {
     fn moe_combine(&self, p: MoeCombineParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
     /// Logits, argmax and cross-entropy over the vocabulary.
     fn lm_head(&self, p: LmHeadParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
+    /// One id a row, drawn from logits.
+    fn sampling(&self, p: SamplingParams<Tensor<'_>, TensorMut<'_>>) -> Result<()>;
 }
 
 /// The raw view of an optional tensor.

@@ -16,6 +16,7 @@ mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
 mod philox;
+mod sampling;
 mod topk_gating;
 
 pub use attention::{AttentionShape, attention, attention_log_sum_exp};
@@ -29,4 +30,5 @@ pub use moe_combine::moe_combine;
 pub use moe_dispatch::{Dispatch, expert_capacity, moe_dispatch};
 pub use moe_gemm::moe_gemm;
 pub use philox::{philox4x32_10, router_normal};
+pub use sampling::{Drawn, SamplingRule, fixed_weight, sampling};
 pub use topk_gating::{Gating, router_logits, topk_gating};

@@ -13,7 +13,8 @@ use nanomoe::weights::Checkpoint;
 use crate::common::{executors, golden_dir, random, repository, trial};
 use crate::tokenizer::with_feature;
 
-const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 };
+const GREEDY: Sampling =
+    Sampling { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0, seed: 0 };
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -263,9 +264,9 @@ fn sample_distribution() -> Result<(), Failed> {
     let logits = [0.3f32, -1.2, 2.0, 0.9, -0.5, 1.4];
     let mut seen = Vec::new();
     for sampling in [
-        Sampling { temperature: 0.7, top_k: None, top_p: None, seed: 11 },
-        Sampling { temperature: 1.5, top_k: Some(4), top_p: None, seed: 12 },
-        Sampling { temperature: 1.0, top_k: None, top_p: Some(0.8), seed: 13 },
+        Sampling { temperature: 0.7, seed: 11, ..GREEDY },
+        Sampling { temperature: 1.5, top_k: Some(4), seed: 12, ..GREEDY },
+        Sampling { temperature: 1.0, top_p: Some(0.8), seed: 13, ..GREEDY },
     ] {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
@@ -295,7 +296,7 @@ fn sample_distribution() -> Result<(), Failed> {
         }
     }
     // Another sequence draws other numbers.
-    let sampling = Sampling { temperature: 0.7, top_k: None, top_p: None, seed: 11 };
+    let sampling = Sampling { temperature: 0.7, seed: 11, ..GREEDY };
     let other: Vec<i32> =
         (0..DRAWS).map(|position| sample(&logits, &sampling, &[true; 6], 1, position as u64)).collect();
     assert_ne!(other, seen[..DRAWS]);

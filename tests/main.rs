@@ -29,6 +29,7 @@ mod qkv;
 mod readme;
 mod recorded;
 mod reference;
+mod sampling;
 mod session;
 mod tokenizer;
 mod tools;
@@ -66,6 +67,7 @@ fn main() -> std::process::ExitCode {
         recorded::trials(),
         reference::trials(),
         session::trials(),
+        sampling::trials(executors),
         tokenizer::trials(),
         tools::trials(),
         topk_gating::trials(executors),

@@ -7,7 +7,7 @@ use virtual_gpu::Order;
 
 use crate::common::Executor;
 use crate::{
-    attention, embedding, gemm, layer_norm, lm_head, mlp, moe_combine, moe_dispatch, moe_gemm, qkv,
+    attention, embedding, gemm, layer_norm, lm_head, mlp, moe_combine, moe_dispatch, moe_gemm, qkv, sampling,
     topk_gating,
 };
 
@@ -36,7 +36,18 @@ pub fn trials() -> Vec<Trial> {
             moe_combine::trials(executors),
             moe_dispatch::trials(executors),
             moe_gemm::trials(executors),
-            qkv::trials(executors),
+            attention,
+            embedding,
+            gemm,
+            layer_norm,
+            lm_head,
+            mlp,
+            moe_combine,
+            moe_dispatch,
+            moe_gemm,
+            qkv,
+            sampling,
+            topk_gating,
             topk_gating::trials(executors),
         ]
         .into_iter()

@@ -7,13 +7,15 @@ use nanomoe::tensor::DType;
 
 use crate::common::{Reach, executors, trial};
 use crate::gemm::DTYPES;
-use crate::{attention, gemm, layer_norm, lm_head, moe_combine, moe_dispatch, moe_gemm, topk_gating};
+use crate::{
+    attention, gemm, layer_norm, lm_head, moe_combine, moe_dispatch, moe_gemm, sampling, topk_gating,
+};
 
 /// A property of one operation in one type.
 type Property = fn(&dyn Operations, DType, Reach) -> Result<(), Failed>;
 
 pub fn trials() -> Vec<Trial> {
-    let properties: [(&str, &[DType], Property); 8] = [
+    let properties: [(&str, &[DType], Property); 9] = [
         ("attention", &DTYPES, attention::property),
         ("gemm", &DTYPES, gemm::property),
         ("layer_norm", &DTYPES, layer_norm::property),
@@ -21,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
         ("moe_combine", &DTYPES, moe_combine::property),
         ("moe_dispatch", &[DType::I32], moe_dispatch::property),
         ("moe_gemm", &DTYPES, moe_gemm::property),
+        ("sampling", &[DType::F32], sampling::property),
         ("topk_gating", &[DType::F32], topk_gating::property),
     ];
     let mut trials = Vec::new();

@@ -92,6 +92,7 @@ fn sampling(args: &GenerateArgs) -> Result<Sampling> {
         top_k: (args.top_k > 0).then_some(args.top_k),
         top_p: (args.top_p < 1.0).then_some(args.top_p),
         seed: args.seed,
+        ..Sampling::default()
     })
 }
 

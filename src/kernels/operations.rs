@@ -167,6 +167,7 @@ impl Operations for DeviceOperations {
     operation!(moe_gemm, MoeGemmParams);
     operation!(moe_combine, MoeCombineParams);
     operation!(lm_head, LmHeadParams);
+    operation!(sampling, SamplingParams);
 
     fn router_logits(&self, p: RouterLogitsParams<Tensor<'_>, TensorMut<'_>>) -> Result<()> {
         let raw = p.raw(self.place())?;

@@ -112,6 +112,14 @@ impl<I: AsView, O: AsView> MoeCombineParams<I, O> {
     }
 }
 
+impl<I: AsView, O: AsView> SamplingParams<I, O> {
+    /// The fewest bytes it must move. The ids seen are read where the penalty of a row asks for them: without them.
+    pub fn fewest_bytes(&self) -> u64 {
+        let inputs = bytes(&self.logits) + some_bytes(&self.allowed) + bytes(&self.settings);
+        inputs + bytes(&self.positions) + bytes(&self.ids) + some_bytes(&self.logprobs)
+    }
+}
+
 impl<I: AsView, O: AsView> LmHeadParams<I, O> {
     /// The fewest bytes it must move.
     pub fn fewest_bytes(&self) -> u64 {

@@ -1,0 +1,2 @@
+// ../sampling.cu for sm_90a, where it takes part in programmatic dependent launch.
+#include "../sampling.cu"
