@@ -14,6 +14,7 @@ mod mlp;
 mod moe_combine;
 mod moe_dispatch;
 mod moe_gemm;
+mod sampling;
 mod topk_gating;
 
 use nanomoe::kernels::DeviceOperations;
@@ -39,6 +40,7 @@ fn main() {
         moe_gemm::bench,
         moe_combine::bench,
         lm_head::bench,
+        sampling::bench,
         forward::bench,
     ] {
         bench(&mut criterion, &ops);

@@ -49,6 +49,11 @@ PEERS = {
          ("cross_entropy",)),
         ("mm", "torch.mm(x, w.t())", None),
     ],
+    "sampling": [
+        ("eager", "torch.multinomial(torch.softmax(logits / 0.8, -1), 1), top-k 200 by torch.topk, top-p 0.9 by torch.sort",
+         None),
+        ("compile", "torch.compile of it", None),
+    ],
     "forward": [
         ("max-autotune", "nanoGPT's forward with all logits, torch.compile(mode='max-autotune')", ("",)),
         ("reduce-overhead", "one token with a static cache, torch.compile(mode='reduce-overhead', fullgraph=True)",
@@ -272,6 +277,25 @@ class Calls:
         if name == "mm+argmax":
             return lambda: torch.mm(x, w.t()).argmax(-1)
         return self.compiled(lambda: F.cross_entropy((x @ w.t()).float(), targets, reduction="none"))
+
+    def sampling(self, name, variant, rows, vocabulary):
+        torch = self.torch
+        logits = torch.randn(rows, vocabulary, device=self.device) * 3
+
+        def drawn():
+            if variant == "argmax":
+                return logits.argmax(-1)
+            scaled = logits / 0.8
+            if variant == "top_k":
+                kth = torch.topk(scaled, min(200, vocabulary)).values[:, -1:]
+                scaled = scaled.masked_fill(scaled < kth, float("-inf"))
+            if variant == "top_p":
+                ordered, ids = torch.sort(scaled, descending=True)
+                shares = torch.softmax(ordered, -1)
+                ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= 0.9, float("-inf"))
+                return ids.gather(-1, torch.multinomial(torch.softmax(ordered, -1), 1))
+            return torch.multinomial(torch.softmax(scaled, -1), 1)
+        return self.compiled(drawn) if name == "compile" else drawn
 
     def forward(self, name, variant, batch, seq, kv, layers, hidden, heads, vocabulary):
         if variant == "mixtral":

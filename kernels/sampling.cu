@@ -345,10 +345,18 @@ __device__ __forceinline__ uint32_t draw(
 template <int kThreads, bool kInShared>
 __device__ __forceinline__ void sampling(const SamplingParams& p) {
     __shared__ SamplingStorage<kThreads> smem;
+    __shared__ SamplingSettings settings;
+    __shared__ int position;
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
     const int row_idx = blockIdx.x;
-    const SamplingSettings settings = p.settings[row_idx];
+    constexpr int kSettingsWords = sizeof(SamplingSettings) / 4;
+    if (threadIdx.x < kSettingsWords) {
+        reinterpret_cast<uint32_t*>(&settings)[threadIdx.x] =
+            reinterpret_cast<const uint32_t*>(p.settings + row_idx)[threadIdx.x];
+    }
+    if (threadIdx.x == kSettingsWords) position = p.positions[row_idx];
+    __syncthreads();
     uint32_t* seen = p.seen == nullptr ? nullptr : p.seen + row_idx * ((p.vocab_size + 31) / 32);
     LogitRow<kInShared> row;
     row.logits = p.logits + row_idx * p.vocab_size;
@@ -386,7 +394,7 @@ __device__ __forceinline__ void sampling(const SamplingParams& p) {
     if (best_key == kOut || best_key == kNanKey) {
         id = uint32_t(-1);
     } else if (!is_greedy && best_key != kInfinityKey && best_key != kMinusInfinityKey) {
-        id = draw(smem, row, settings, p.positions[row_idx], thread_key, best_key);
+        id = draw(smem, row, settings, position, thread_key, best_key);
     }
 
     float logprob = __uint_as_float(0x7fc00000u);  // NaN
@@ -410,13 +418,13 @@ __device__ __forceinline__ void sampling(const SamplingParams& p) {
     if (seen != nullptr && id != uint32_t(-1)) seen[id / 32] |= uint32_t(1) << (id % 32);
 }
 
-extern "C" __global__ void __launch_bounds__(256) sampling_256(const __grid_constant__ SamplingParams p) {
+extern "C" __global__ void __launch_bounds__(256, 4) sampling_256(const __grid_constant__ SamplingParams p) {
     sampling<256, true>(p);
 }
-extern "C" __global__ void __launch_bounds__(1024) sampling_1024(const __grid_constant__ SamplingParams p) {
+extern "C" __global__ void __launch_bounds__(1024, 1) sampling_1024(const __grid_constant__ SamplingParams p) {
     sampling<1024, true>(p);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(1024, 1)
     sampling_1024_streamed(const __grid_constant__ SamplingParams p) {
     sampling<1024, false>(p);
 }

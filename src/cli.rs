@@ -196,7 +196,7 @@ struct ProfileArgs {
 #[derive(Args)]
 struct BenchArgs {
     /// gemm, mlp, attention, layer_norm, embedding, router_logits, topk_gating, moe_dispatch, moe_gemm, moe_combine,
-    /// moe_layer, lm_head, forward [default: all]
+    /// moe_layer, lm_head, sampling, forward [default: all]
     op: Option<String>,
     /// One shape of each operation and gate
     #[arg(long)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::Scratch;
 
 /// Every operation that is measured.
-pub const OPS: [&str; 13] = [
+pub const OPS: [&str; 14] = [
     "gemm",
     "mlp",
     "attention",
@@ -25,6 +25,7 @@ pub const OPS: [&str; 13] = [
     "moe_combine",
     "moe_layer",
     "lm_head",
+    "sampling",
     "forward",
 ];
 

@@ -34,9 +34,11 @@ const AWAITED: [(&str, &str, &str); 3] = [
 const MOST: f64 = 1.05;
 
 /// File and function where banks may be hit twice, none of them in a main loop, and why.
-const EXCHANGES: [(&str, &str, &str); 4] = [
+const EXCHANGES: [(&str, &str, &str); 6] = [
     ("layer_norm.cu", "stage", "gamma and beta on their way in, once a block of many rows"),
     ("split_k.cuh", "", "the parts' sums, once a tile, through rows of 72 floats"),
+    ("sampling.cu", "radix_select", "the counters of digits, a few neighbours a thread, once a digit"),
+    ("device_atomic_functions.hpp", "atomicAdd", "sampling.cu: digits that fall together; few are counted"),
     ("gemm_mainloop.cuh", "store", "the sums, once a tile; the compiler splits pairs into two stores"),
     (
         "attention_decode.cu",

@@ -12,6 +12,7 @@ mod norms;
 mod products;
 mod routing;
 mod rows;
+mod sampling;
 mod serve;
 mod shapes;
 mod svg;

@@ -4,6 +4,7 @@
 use super::attention::{DECODE_THREADS, Tiles};
 use super::gemm::GemmTile;
 use super::layer_norm::STATIC_SHARED_BYTES;
+use super::sampling;
 use super::sm90a::{self, WgmmaTile};
 use crate::tensor::DType;
 
@@ -156,6 +157,14 @@ fn rows() -> Vec<Budget> {
         why: "a stable counting sort of few bytes: two passes over the ids",
         ..plain(kernel, 256, 32)
     };
+    let draws = |kernel, threads, vocab_size: u32, shape, why| Budget {
+        static_shared_bytes: sampling::STATIC_SHARED_BYTES,
+        dynamic_shared_bytes: 4 * vocab_size,
+        shape,
+        blocks: 128,
+        why,
+        ..plain(kernel, threads, 64)
+    };
     vec![
         gpt2(Budget {
             static_shared_bytes: STATIC_SHARED_BYTES as u32,
@@ -192,6 +201,27 @@ fn rows() -> Vec<Budget> {
             why: "partial results of 128 logits each, a fiftieth of the product's operands",
             ..plain("lm_head_reduce", 128, 32)
         },
+        draws(
+            "sampling_256",
+            sampling::THREADS[0],
+            4096,
+            "128 rows of 4096 logits",
+            "logits once; their keys stay in shared memory",
+        ),
+        draws(
+            "sampling_1024",
+            sampling::THREADS[1],
+            50257,
+            "128 rows of 50257 logits",
+            "logits once; their keys take 201 KB, so one block an SM",
+        ),
+        draws(
+            "sampling_1024_streamed",
+            sampling::THREADS[1],
+            0,
+            "128 rows of 128256 logits",
+            "logits once from memory, then from L2; none are kept",
+        ),
     ]
 }
 

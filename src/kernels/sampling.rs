@@ -10,8 +10,8 @@ use crate::operations::SamplingParams;
 const SMALL_VOCAB_SIZE: usize = 8192;
 /// Threads of a block, for small vocabularies and for others.
 pub(super) const THREADS: [u32; 2] = [256, 1024];
-/// `sizeof(SamplingStorage<1024>)` of the kernel.
-pub(super) const STATIC_SHARED_BYTES: u32 = 16 * 1024 + 8 * 32 + 16;
+/// `SamplingStorage<1024>` of the kernel, the settings and the position.
+pub(super) const STATIC_SHARED_BYTES: u32 = 16 * 1024 + 8 * 32 + 16 + 32 + 16;
 
 /// `SamplingParams` of the kernel file.
 #[repr(C)]
@@ -30,8 +30,8 @@ struct KernelParams {
 /// One id a row: see [`SamplingParams`].
 ///
 /// Budget: 1024 threads of 64 registers, one block an SM, with the keys of a row of GPT-2 in 201 of Hopper's 227 KB; up to
-/// 8192 ids 256 threads, of which two blocks fit and more where the vocabulary is smaller. 128 rows of 50257 ids are one
-/// wave on 132 SMs. Bound by latency for few rows, since a row is one block's; by reading the logits for many.
+/// 8192 ids 256 threads, four blocks an SM. 128 rows of 50257 ids are one wave on 132 SMs. Bound by latency for few rows,
+/// since a row is one block's; by reading the logits for many.
 ///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.

@@ -86,7 +86,7 @@ fn draw(candidates: &[(usize, f32)], max: f32, rule: &SamplingRule, position: u3
     let words = philox4x32_10([rule.sequence, position, 0, 0], key);
     let random = u128::from(words[0]) << 32 | u128::from(words[1]);
     let total: u128 = weighted.iter().map(|(_, weight)| weight).sum();
-    let mut left = random * total >> 64;
+    let mut left = (random * total) >> 64;
     for (id, weight) in weighted {
         if left < weight {
             return id;

@@ -1,11 +1,13 @@
 //! Row-wise kernels: held against the fewest bytes of their operations.
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::generate::Sampling;
 use nanomoe::operations::*;
 use nanomoe::tensor::DType;
 use virtual_gpu::Description;
 
 use super::{Meter, pin};
+use crate::common::upload_i32;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -34,6 +36,12 @@ pub fn trials() -> Vec<Trial> {
                     gating(m, num_experts, counted)
                 }));
             }
+        }
+        for limits in ["argmax", "all", "top_k"] {
+            // GPT-2's ids, padded so that every row is aligned, stay in Hopper's shared memory, not in Ampere's
+            let vocab_size = if gpu().compute_capability == (9, 0) { 50304 } else { 32000 };
+            let shape = format!("4x{vocab_size}-{limits}");
+            trials.push(pin("sampling", DType::F32, shape, gpu, move |m| sampling(m, vocab_size, limits)));
         }
         trials.push(pin("moe_dispatch", DType::I32, "1024x2-e8", gpu, dispatch));
     }
@@ -133,6 +141,32 @@ fn gating(m: &Meter, num_experts: usize, counted: bool) -> Result<u64, Failed> {
     };
     let bytes = p.fewest_bytes();
     m.ops.topk_gating(p)?;
+    Ok(bytes)
+}
+
+fn sampling(m: &Meter, vocab_size: usize, limits: &str) -> Result<u64, Failed> {
+    let num_rows = 4;
+    let rule = match limits {
+        "argmax" => Sampling { temperature: 0.0, ..Sampling::default() },
+        "top_k" => Sampling::default(),
+        _ => Sampling { top_k: None, ..Sampling::default() },
+    };
+    let logits = m.random(DType::F32, num_rows * vocab_size);
+    let settings: Vec<SamplingSettings> = (0..num_rows as u32).map(|row| rule.settings(row)).collect();
+    let settings = upload_i32(&m.ops, bytemuck::cast_slice(&settings));
+    let positions = m.integers(0..num_rows);
+    let mut ids = m.ops.allocate(DType::I32, num_rows)?;
+    let p = SamplingParams {
+        logits: logits.tensor(&[num_rows, vocab_size]),
+        allowed: None,
+        seen: None,
+        settings: settings.tensor(&[num_rows, SamplingSettings::WORDS]),
+        positions: positions.tensor(&[num_rows]),
+        ids: ids.tensor_mut(&[num_rows]),
+        logprobs: None,
+    };
+    let bytes = p.fewest_bytes();
+    m.ops.sampling(p)?;
     Ok(bytes)
 }
 

@@ -102,6 +102,12 @@ pub const OPS: &[Op] = &[
         smallest: &[17, 320, 64],
     },
     Op {
+        name: "sampling",
+        sizes: &["num_rows", "vocab_size"],
+        variants: &["", "argmax", "top_k", "top_p"],
+        smallest: &[3, 1000],
+    },
+    Op {
         name: "forward",
         sizes: &["batch_size", "seq_len", "kv_len", "num_layers", "hidden_size", "num_heads", "vocab_size"],
         variants: &["", "moe", "mixtral"],

@@ -14,6 +14,7 @@ pub fn all() -> Vec<Case> {
     shapes.routing();
     shapes.experts();
     shapes.lm_head();
+    shapes.sampling();
     shapes.forward();
     shapes.0
 }
@@ -227,6 +228,15 @@ impl Shapes {
         add([12288, 50304, 384], true); // nanoMoE
         add([4096, 50304, 1600], false); // GPT-2 XL
         add([4096, 32000, 4096], false); // Mixtral
+    }
+
+    fn sampling(&mut self) {
+        for num_rows in [1, 8, 64, 128] {
+            for variant in ["top_k", "top_p", "", "argmax"] {
+                self.add("sampling", &[num_rows, 50257], variant, None);
+            }
+        }
+        self.add("sampling", &[64, 128_256], "top_k", None); // Llama 3's vocabulary
     }
 
     fn forward(&mut self) {

@@ -8,7 +8,7 @@ use nanomoe::{Error, Result};
 
 use super::cases::Case;
 use super::measure::Times;
-use super::{attention, experts, forward, lm_head, norms, products, routing};
+use super::{attention, experts, forward, lm_head, norms, products, routing, sampling};
 
 /// Storage type of matrices and activations.
 pub const DTYPE: DType = DType::BF16;
@@ -61,6 +61,7 @@ pub fn prepare(ops: &DeviceOperations, case: &Case) -> Result<Box<dyn Work>> {
         "moe_combine" => Box::new(experts::Combine::new(ops, [d[0], d[1], d[2]])?),
         "moe_layer" => Box::new(experts::Experts::new(ops, d, case.variant, true)?),
         "lm_head" => Box::new(lm_head::LmHead::new(ops, [d[0], d[1], d[2]], case.variant == "argmax")?),
+        "sampling" => Box::new(sampling::Sampling::new(ops, [d[0], d[1]], case.variant)?),
         "forward" => Box::new(forward::ForwardPass::new(ops, d, case.variant)?),
         op => return Err(Error::Usage(format!("there is no benchmark of `{op}`"))),
     };
@@ -80,6 +81,7 @@ pub fn memory(case: &Case) -> u64 {
         "embedding" => d[0] * d[1] * d[2] + d[2] * (d[1] + d[3]),
         "router_logits" => d[0] * d[1] + 2 * d[2] * (d[0] + d[1]),
         "lm_head" => d[2] * (d[0] + d[1]) + d[0] * d[1] / 6,
+        "sampling" => 2 * d[0] * d[1],
         "moe_gemm" => d[3] * d[1] * d[2] + d[0] * d[1] + d[0] * d[4] * d[2],
         "moe_combine" => d[0] * d[1] * (d[2] + 1),
         "moe_layer" => 2 * d[3] * d[1] * d[2] + 2 * d[0] * d[1] + d[0] * d[4] * (d[1] + d[2]),
