@@ -4,7 +4,9 @@
 use super::attention::{DECODE_THREADS, Tiles};
 use super::gemm::GemmTile;
 use super::layer_norm::STATIC_SHARED_BYTES;
+use super::moe_dispatch::STATIC_SHARED_BYTES as DISPATCH_STATIC_SHARED_BYTES;
 use super::sm90a::{self, WgmmaTile};
+use super::topk_gating::{GatingKernel, ROUTER_STATIC_SHARED_BYTES, router_weight_bytes};
 use crate::tensor::DType;
 
 /// Multiprocessors that waves are counted on.
@@ -138,22 +140,22 @@ fn plain(kernel: &str, threads: u32, registers: u32) -> Budget {
 fn rows() -> Vec<Budget> {
     let read_once = "each row is read and written once; warps enough to cover the latency of memory";
     let gpt2 = |budget| Budget { shape: "16384x768", why: read_once, ..budget };
-    let gating = |kernel, registers, blocks_per_sm| Budget {
-        static_shared_bytes: 16,
-        dynamic_shared_bytes: 4 * 4 * 2 * 2,
-        blocks_per_sm,
-        shape: "65536 tokens, 2 experts each",
-        blocks: 16384,
-        why: "as many lanes a token as its logits fill: read once, the choice stays in registers",
-        ..plain(kernel, 128, registers)
-    };
-    let dispatch = |kernel| Budget {
+    let gating = |kernel: &GatingKernel| Budget {
         static_shared_bytes: 32,
-        dynamic_shared_bytes: 4 * (8 + 1) * (8 + 1),
+        dynamic_shared_bytes: (4 * kernel.warps * 2 * 2) as u32,
+        blocks_per_sm: kernel.blocks_per_sm as u32,
+        shape: "65536 tokens, 2 experts each",
+        blocks: 65536 / kernel.warps,
+        why: "as many lanes a token as its logits fill: read once, the choice stays in registers",
+        ..plain(kernel.name, 32 * kernel.warps as u32, kernel.registers)
+    };
+    let dispatch = |kernel, static_shared_bytes, kept_ids: u32| Budget {
+        static_shared_bytes,
+        dynamic_shared_bytes: 4 * ((8 + 1) * (8 + 1) + kept_ids),
         shape: "12288 tokens, 2 of 8 experts",
         blocks: 12,
         bound: Bound::Latency,
-        why: "a stable counting sort of few bytes: two passes over the ids",
+        why: "a stable counting sort of few bytes: one pass over the ids counts, one places",
         ..plain(kernel, 256, 32)
     };
     vec![
@@ -168,24 +170,25 @@ fn rows() -> Vec<Budget> {
         gpt2(Budget { static_shared_bytes: 8 * 1024, blocks: 8192, ..plain("moe_combine_*", 256, 64) }),
         Budget {
             shape: "12288x384, 8 experts",
-            blocks: 384,
-            why: "x once; the weights of 8 experts stay in L1",
-            static_shared_bytes: 4096,
+            blocks: 192,
+            why: "persistent: the weights of 8 experts once an SM, x once",
+            static_shared_bytes: ROUTER_STATIC_SHARED_BYTES as u32,
+            dynamic_shared_bytes: router_weight_bytes(384, 1) as u32,
             ..plain("topk_gating_router_logits_*", 512, 128)
         },
-        gating("topk_gating_128", 64, 8),
-        gating("topk_gating_256", 96, 5),
-        gating("topk_gating_1024", 168, 3),
+        gating(&GatingKernel::ALL[0]),
+        gating(&GatingKernel::ALL[1]),
+        gating(&GatingKernel::ALL[2]),
         Budget {
-            static_shared_bytes: 128,
-            shape: "8 experts, 256 blocks' counts",
+            static_shared_bytes: 8192 + 128,
+            shape: "8 experts, 512 blocks' counts",
             blocks: 1,
             bound: Bound::Latency,
             why: "one block adds up what the others left, in one order",
             ..plain("topk_gating_totals", 1024, 32)
         },
-        dispatch("moe_dispatch_count"),
-        dispatch("moe_dispatch_place"),
+        dispatch("moe_dispatch_count", 0, 0),
+        dispatch("moe_dispatch_place", DISPATCH_STATIC_SHARED_BYTES as u32, 2048),
         Budget {
             shape: "16384 rows of 50304 logits",
             blocks: 4096,
