@@ -23,10 +23,8 @@ use crate::common::{random, upload, upload_i32};
 const MOST: f64 = 1.05;
 
 /// File and function where banks may be hit twice, none of them in a main loop, and why.
-const EXCHANGES: [(&str, &str, &str); 4] = [
+const EXCHANGES: [(&str, &str, &str); 2] = [
     ("layer_norm.cu", "stage", "gamma and beta on their way in, once a block of many rows"),
-    ("split_k.cuh", "", "the parts' sums, once a tile, through rows of 72 floats"),
-    ("gemm_mainloop.cuh", "store", "the sums, once a tile; the compiler splits pairs into two stores"),
     (
         "attention.cu",
         "attention_decode",

@@ -203,7 +203,7 @@ fn products() -> Vec<Budget> {
     let mut budgets = Vec::new();
     let tiles = [
         (GemmTile::T128x128, [224, 168], [2, 1], "16384x768x768", (16384, 768)),
-        (GemmTile::T64x64, [112, 96], [3, 2], "1024x768x768", (1024, 768)),
+        (GemmTile::T64x64, [120, 96], [3, 2], "1024x768x768", (1024, 768)),
         (GemmTile::T16x32, [64, 80], [4, 4], "1x2304x768", (1, 2304)),
         (GemmTile::T16x128, [80, 120], [3, 3], "1x50304x768", (1, 50304)),
     ];
@@ -306,11 +306,25 @@ fn hopper_products() -> Vec<Budget> {
             WgmmaTile::T128x128 => {
                 ("8192x768x768", (8192, 768), "an epilogue hides under the other tile's products")
             }
+            WgmmaTile::Split128x128(2) => {
+                ("1024x768x768", (1024, 768), "96 CTAs where 48 tiles would be at work")
+            }
+            WgmmaTile::Split128x128(_) => {
+                ("512x768x3072", (512, 768), "96 CTAs where 24 tiles would be at work")
+            }
+            WgmmaTile::Split128x192(_) => {
+                ("1024x768x3072", (1024, 768), "128 CTAs where 48 tiles of 128x128 would be at work")
+            }
             _ => ("1x2304x768", (1, 2304), "80 KB of weights under way a CTA, two CTAs an SM"),
         };
         let of_tile = Budget { shape, blocks: blocks(tile, m, n), why, ..base(tile) };
-        if let WgmmaTile::Split(_) = tile {
-            let split = Budget { registers: 64, bound: Bound::Memory, moved_registers: None, ..of_tile };
+        if tile.is_split() {
+            let (registers, bound) = match tile {
+                WgmmaTile::Split(_) => (64, Bound::Memory),
+                WgmmaTile::Split128x128(_) => (96, Bound::TensorCores),
+                _ => (128, Bound::TensorCores),
+            };
+            let split = Budget { registers, bound, moved_registers: None, ..of_tile };
             budgets.push(Budget { kernel: format!("wgmma_gemm_{suffix}_half"), ..split });
             continue;
         }
