@@ -16,6 +16,7 @@
 #include "ptx/griddep.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
+#include "ptx/shared.cuh"
 #include "tile_scheduler.cuh"
 #include "types.cuh"
 
@@ -144,9 +145,8 @@ struct TensorCoreMma {
                 const int row = warp_row() + i * 16 + lane_idx / 4;
                 const int column = warp_column() + j * 8 + lane_idx % 4 * 2;
                 float* upper = smem_accum + row * Config::kAccumStride + column;
-                float* lower = upper + 8 * Config::kAccumStride;
-                *reinterpret_cast<float2*>(upper) = make_float2(accum[i][j][0], accum[i][j][1]);
-                *reinterpret_cast<float2*>(lower) = make_float2(accum[i][j][2], accum[i][j][3]);
+                ptx::st_shared_v2_f32(upper, accum[i][j][0], accum[i][j][1]);
+                ptx::st_shared_v2_f32(upper + 8 * Config::kAccumStride, accum[i][j][2], accum[i][j][3]);
             }
         }
     }

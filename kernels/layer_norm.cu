@@ -4,8 +4,9 @@
 // x, delta, sum, out: [num_tokens, hidden_size]    gamma, beta: f32 [hidden_size]
 // A row of threads a token, a warp or more; a block of up to 16 warps takes token after token with gamma and beta in
 // shared memory. The row is read once and kept in registers, so mean and variance are two passes (the second corrects
-// the first's rounding, Chan et al. 1983), not E[x^2] - E[x]^2, which cancels when |mean| >> std. What of a row is
-// beyond a block's registers is read again. Memory bound: 2 accesses an element.
+// the first's rounding, Chan et al. 1983), not E[x^2] - E[x]^2, which cancels when |mean| >> std. Rows of whole chunks
+// that fit their threads' registers have a kernel of their own; what of others is beyond them is read again. Memory
+// bound: 2 accesses an element.
 // Launcher: src/kernels/layer_norm.rs
 #include "chunk.cuh"
 #include "ptx/griddep.cuh"
@@ -28,6 +29,7 @@ struct LayerNormParams {
     float eps;
     uint32_t whole_chunks;  // 1: rows, gamma and beta start at multiples of 16 bytes and consist of whole chunks
     uint32_t stage_parameters;  // 1: gamma and beta fit shared memory
+    uint32_t fits_registers;  // 1: both, and a thread keeps its part of a row
 };
 
 // Most threads of a block: with 128 registers each a row of four chunks a thread stays in registers.
@@ -90,26 +92,131 @@ struct Parameter {
         }
     }
 
+    // A chunk that is in shared memory.
+    __device__ __forceinline__ void load_staged(float (&values)[kCount], int chunk) const {
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+            float part[4];
+            load_vec(part, smem + (group * (p.hidden_size / kCount) + chunk) * 4);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) values[group * 4 + i] = part[i];
+        }
+    }
+
     // This thread's part of the strip that begins at element `first`.
     __device__ __forceinline__ void load(float (&values)[kCount], int first) const {
         const int valid = p.hidden_size - first;
         if (!p.stage_parameters) {
             load_strip<kWhole>(values, gmem + first, threadIdx.x, blockDim.x, valid);
         } else if constexpr (kWhole) {
-            const int chunk = first / kCount + threadIdx.x, num_chunks = p.hidden_size / kCount;
-            if (chunk >= num_chunks) return;
-#pragma unroll
-            for (int group = 0; group < kGroups; ++group) {
-                float part[4];
-                load_vec(part, smem + (group * num_chunks + chunk) * 4);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) values[group * 4 + i] = part[i];
-            }
+            const int chunk = first / kCount + threadIdx.x;
+            if (chunk < p.hidden_size / kCount) load_staged(values, chunk);
         } else {
             load_strip<false>(values, smem + first, threadIdx.x, blockDim.x, valid);
         }
     }
 };
+
+// Rows of whole chunks that fit the registers of their threads, with gamma and beta in shared memory: the usual case.
+// Unpacked once, nothing is guarded but a whole chunk, and the next row is asked for before this one is summed.
+template <class T, bool kHasResidual>
+__device__ __forceinline__ void layer_norm_in_registers(const LayerNormParams& p, RowSums& smem_sums) {
+    constexpr int kCount = kVectorLength<T>;
+    constexpr int kNumChunks = kKeptChunks<true>;
+    const Parameter<T, true> gamma{reinterpret_cast<const float*>(p.gamma), smem_parameters, p};
+    const Parameter<T, true> beta{reinterpret_cast<const float*>(p.beta), smem_parameters + p.hidden_size, p};
+    const int strip_size = blockDim.x * kCount;
+    const int first = threadIdx.x * kCount;
+    const float per_element = 1.0f / p.hidden_size;
+    const int64_t token_step = int64_t(gridDim.x) * blockDim.y;
+    int64_t token_idx = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    const auto exists = [&](int c) { return first + c * strip_size < p.hidden_size; };
+    const auto begin = [&](uint64_t tensor, int64_t stride) {
+        return reinterpret_cast<T*>(tensor) + token_idx * stride + first;
+    };
+    const auto chunk = [&](T* row, int c) { return reinterpret_cast<Packed<T>*>(row + c * strip_size); };
+    // This thread's first chunk in its next row to read, and in its row to write
+    T* next_x = begin(p.x, p.x_stride);
+    T* next_delta = begin(p.delta, p.delta_stride);
+    T* sum = begin(p.sum, p.sum_stride);
+    T* out = begin(p.out, p.out_stride);
+
+    Packed<T> x[kNumChunks], delta[kHasResidual ? kNumChunks : 1];
+    const auto load_row = [&] {
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            if (!exists(c)) continue;
+            x[c] = *chunk(next_x, c);
+            if constexpr (kHasResidual) delta[c] = *chunk(next_delta, c);
+        }
+        next_x += token_step * p.x_stride;
+        next_delta += token_step * p.delta_stride;
+    };
+
+    // Read the first row; gamma and beta while it is under way
+    if (token_idx < p.num_tokens) load_row();
+    gamma.stage();
+    if (p.beta != 0) beta.stage();
+    __syncthreads();
+    for (; token_idx < p.num_tokens; token_idx += token_step) {
+        // Add, write the residual stream, sum
+        float values[kNumChunks][kCount];
+        float sums[1] = {0.0f};
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            if (!exists(c)) continue;
+            x[c].unpack(values[c]);
+            if constexpr (kHasResidual) {
+                float more[kCount];
+                delta[c].unpack(more);
+#pragma unroll
+                for (int i = 0; i < kCount; ++i) values[c][i] += more[i];
+                const Packed<T> rounded = Packed<T>::pack(values[c]);
+                *chunk(sum, c) = rounded;
+                rounded.unpack(values[c]);
+            }
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) sums[0] += values[c][i];
+        }
+        if (token_idx + token_step < p.num_tokens) load_row();
+        row_sum<0>(sums, smem_sums);
+        const float mean = sums[0] * per_element;
+
+        // Sum the deviations and their squares. What the deviations sum to is the rounding error of the mean
+        float deviations[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            if (!exists(c)) continue;
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                values[c][i] -= mean;
+                deviations[0] += values[c][i];
+                deviations[1] = fmaf(values[c][i], values[c][i], deviations[1]);
+            }
+        }
+        row_sum<1>(deviations, smem_sums);
+        const float mean_error = deviations[0] * per_element;
+        const float variance = fmaf(-mean_error, mean_error, deviations[1] * per_element);
+        const float rstd = rsqrtf(variance + p.eps);
+        const float offset = -mean_error * rstd;
+
+        // Normalise, scale, shift
+#pragma unroll
+        for (int c = 0; c < kNumChunks; ++c) {
+            if (!exists(c)) continue;
+            float scale[kCount], shift[kCount] = {};
+            gamma.load_staged(scale, threadIdx.x + c * blockDim.x);
+            if (p.beta != 0) beta.load_staged(shift, threadIdx.x + c * blockDim.x);
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                values[c][i] = fmaf(fmaf(values[c][i], rstd, offset), scale[i], shift[i]);
+            }
+            *chunk(out, c) = Packed<T>::pack(values[c]);
+        }
+        sum += token_step * p.sum_stride;
+        out += token_step * p.out_stride;
+    }
+}
 
 // Block: x threads share a row (32 to kMaxThreads, a power of two), y rows a block.
 template <class T, bool kWhole>
@@ -263,7 +370,13 @@ __device__ __forceinline__ void layer_norm(const LayerNormParams& p) {
     __shared__ RowSums smem_sums;
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
-    if (p.whole_chunks) {
+    if (p.fits_registers) {
+        if (p.delta != 0) {
+            layer_norm_in_registers<T, true>(p, smem_sums);
+        } else {
+            layer_norm_in_registers<T, false>(p, smem_sums);
+        }
+    } else if (p.whole_chunks) {
         layer_norm<T, true>(p, smem_sums);
     } else {
         layer_norm<T, false>(p, smem_sums);

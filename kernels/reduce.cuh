@@ -40,3 +40,29 @@ __device__ __forceinline__ float block_reduce(float value, float (&smem)[kThread
     for (int warp_idx = 1; warp_idx < kNumWarps; ++warp_idx) value = op(value, smem[warp_idx]);
     return value;
 }
+
+// Shared memory for fold_rows.
+template <int kNumThreads, class A, class B>
+struct FoldStorage {
+    A first[kNumThreads];
+    B second[kNumThreads];
+};
+
+// The block's threads as [num_rows, num_columns]; the first row gets both sums of its column. All threads call it, and
+// none of them reads `smem` after it.
+template <int kNumThreads, class A, class B>
+__device__ __forceinline__ void fold_rows(
+    A& first, B& second, int num_rows, int num_columns, FoldStorage<kNumThreads, A, B>& smem) {
+    const int thread_idx = threadIdx.x;
+    smem.first[thread_idx] = first;
+    smem.second[thread_idx] = second;
+    __syncthreads();
+    for (int rows = num_rows; rows > 1; rows = (rows + 1) / 2) {
+        const int other = thread_idx + (rows + 1) / 2 * num_columns;
+        if (other < rows * num_columns) {
+            smem.first[thread_idx] = first += smem.first[other];
+            smem.second[thread_idx] = second += smem.second[other];
+        }
+        __syncthreads();
+    }
+}

@@ -9,8 +9,8 @@
 constexpr int kRouterTotalsThreads = 1024;
 
 struct RouterTotals {
-    uint64_t block_counts;   // i32 [num_experts, num_blocks]; 0: nothing to do
-    uint64_t block_weights;  // f32 [num_experts, num_blocks]
+    uint64_t block_counts;   // i32 [num_blocks, num_experts]; 0: nothing to do
+    uint64_t block_weights;  // f32 [num_blocks, num_experts]
     uint64_t block_z;        // f32 [num_blocks]
     uint64_t counts;         // 0: not asked for
     uint64_t losses;         // 0: not asked for
@@ -19,10 +19,16 @@ struct RouterTotals {
     int32_t num_blocks;
 };
 
-// smem_partial: a float a warp of the block.
-__device__ __forceinline__ void router_totals(const RouterTotals& p, float* smem_partial) {
-    const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
-    const int num_warps = blockDim.x / kWarpSize;
+template <int kNumThreads>
+struct RouterTotalsStorage {
+    FoldStorage<kNumThreads, int32_t, float> fold;
+    float partial[kNumThreads / kWarpSize];
+};
+
+// By a block of kNumThreads.
+template <int kNumThreads>
+__device__ __forceinline__ void router_totals(const RouterTotals& p, RouterTotalsStorage<kNumThreads>& smem) {
+    const int thread_idx = threadIdx.x;
     const auto* block_counts = reinterpret_cast<const int32_t*>(p.block_counts);
     const auto* block_weights = reinterpret_cast<const float*>(p.block_weights);
     const auto* block_z = reinterpret_cast<const float*>(p.block_z);
@@ -30,34 +36,38 @@ __device__ __forceinline__ void router_totals(const RouterTotals& p, float* smem
     auto* losses = reinterpret_cast<float*>(p.losses);
     const float per_token = p.num_tokens > 0 ? 1.0f / float(p.num_tokens) : 0.0f;
 
-    // Sum each expert's blocks, a warp an expert
+    // As many rows of experts at a time as there are threads for: neighbours read neighbours
+    const int num_columns = min(p.num_experts, kNumThreads);
+    const int num_rows = kNumThreads / num_columns;
+    const int row = thread_idx / num_columns, column = thread_idx % num_columns;
     float balance = 0.0f;
-    for (int expert = warp_idx; expert < p.num_experts; expert += num_warps) {
+    for (int first = 0; first < p.num_experts; first += num_columns) {
+        const int expert = first + column;
         int32_t count = 0;
         float weight = 0.0f;
-        for (int block_idx = lane_idx; block_idx < p.num_blocks; block_idx += kWarpSize) {
-            count += block_counts[int64_t(expert) * p.num_blocks + block_idx];
-            weight += block_weights[int64_t(expert) * p.num_blocks + block_idx];
+        if (row < num_rows && expert < p.num_experts) {
+#pragma unroll 4
+            for (int block_idx = row; block_idx < p.num_blocks; block_idx += num_rows) {
+                count += block_counts[int64_t(block_idx) * p.num_experts + expert];
+                weight += block_weights[int64_t(block_idx) * p.num_experts + expert];
+            }
         }
-        count = __reduce_add_sync(kFullMask, count);
-        weight = warp_reduce<Sum>(weight);
-        if (lane_idx == 0 && p.counts != 0) counts[expert] = count;
-        balance = fmaf(float(count) * per_token, weight * per_token, balance);
+        fold_rows(count, weight, num_rows, num_columns, smem.fold);
+        if (row == 0 && expert < p.num_experts) {
+            if (p.counts != 0) counts[expert] = count;
+            balance = fmaf(float(count) * per_token, weight * per_token, balance);
+        }
     }
     if (p.losses == 0) return;
 
     // Sum over experts and tokens
-    if (lane_idx == 0) smem_partial[warp_idx] = balance;
+    const float auxiliary = block_reduce<Sum, kNumThreads>(balance, smem.partial) * float(p.num_experts);
+    float z = 0.0f;
+    for (int block_idx = thread_idx; block_idx < p.num_blocks; block_idx += kNumThreads) z += block_z[block_idx];
     __syncthreads();
-    if (warp_idx == 0) {
-        balance = lane_idx < num_warps ? smem_partial[lane_idx] : 0.0f;
-        const float auxiliary = warp_reduce<Sum>(balance) * float(p.num_experts);
-        float z = 0.0f;
-        for (int block_idx = lane_idx; block_idx < p.num_blocks; block_idx += kWarpSize) z += block_z[block_idx];
-        z = warp_reduce<Sum>(z) * per_token;
-        if (lane_idx == 0) {
-            losses[0] = auxiliary;
-            losses[1] = z;
-        }
+    z = block_reduce<Sum, kNumThreads>(z, smem.partial) * per_token;
+    if (thread_idx == 0) {
+        losses[0] = auxiliary;
+        losses[1] = z;
     }
 }

@@ -3,17 +3,19 @@
 //     topk_gating:   the k experts of the largest score + selection_bias, lowest index on ties, and their weights
 // x: [num_tokens, hidden_size]    weight: f32 [num_experts, hidden_size]    logits: f32 [num_tokens, num_experts]
 // expert_ids, expert_weights: [num_tokens, k] in order of preference
-// A warp computes 4 x 8 logits with its lanes along hidden_size; for few tokens eight warps share hidden_size and add
-// their sums in order. A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are
+// A warp computes 4 x 8 logits with its lanes along hidden_size, for group after group of tokens with the weights in
+// shared memory; for few tokens eight warps share hidden_size and add their sums in order. A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are
 // read once and become integer keys of the same order; k rounds of a butterfly maximum pick the experts. Counts and
-// losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by warp, by block and then
-// in a second launch in a fixed order, without atomics.
+// losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by lane, each for the experts
+// whose logits it reads, by block and then in a second launch in a fixed order, without atomics.
 // Launcher: src/kernels/topk_gating.rs
 #include "chunk.cuh"
 #include "reduce.cuh"
 #include "router_totals.cuh"
 #include "philox.cuh"
+#include "ptx/cp_async.cuh"
 #include "ptx/griddep.cuh"
+#include "ptx/shared.cuh"
 
 struct RouterLogitsParams {
     uint64_t logits;
@@ -26,14 +28,15 @@ struct RouterLogitsParams {
     int32_t num_experts;
     int32_t hidden_size;
     uint32_t whole_chunks;  // 1: rows start at multiples of 16 bytes and consist of whole chunks
-    uint32_t num_splits;    // warps that share the sums of their tokens: 1, or all kTokenGroups of a block's y
+    uint32_t is_split;      // 1: the kSplits warps of a block's y share the sums of their tokens
 };
 
-constexpr int kTokenGroups = 8;
+constexpr int kSplits = 8;
 constexpr int kExpertGroups = 2;
 constexpr int kWarpTokens = 4;
 constexpr int kWarpExperts = 8;
 constexpr int kLaneElements = 4;
+constexpr int kStrip = kWarpSize * kLaneElements;
 
 // values[i] of all lanes summed over the lanes, for i = this lane. Each step halves what a lane still has to sum.
 template <int kOffset = kWarpSize / 2>
@@ -52,68 +55,156 @@ __device__ __forceinline__ float transposed_warp_sum(float (&values)[kWarpSize])
 // PyTorch's softplus: linear above 20.
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-// Block: a warp in x, y groups of 4 tokens, or parts of hidden_size for one group; z groups of 8 experts.
-template <class T, bool kWhole>
-__device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
+// Weights of a warp's experts where they stand: each is asked for once a warp.
+template <bool kWhole>
+struct GmemWeights {
+    const float* weight;
+    int first_expert, num_experts, hidden_size;
+
+    __device__ __forceinline__ void load(float (&w)[kLaneElements], int e, int first) const {
+        const int64_t row = min(first_expert + e, num_experts - 1);
+        load_strip<kWhole>(w, weight + row * hidden_size + first, threadIdx.x, kWarpSize, hidden_size - first);
+    }
+};
+
+// The same in shared memory, [num_strips, kWarpExperts, kStrip], zero beyond the last expert and element.
+template <bool kWhole>
+struct StagedWeights {
+    float* smem;
+
+    __device__ __forceinline__ void load(float (&w)[kLaneElements], int e, int first) const {
+        load_strip<kWhole>(w, smem + first * kWarpExperts + e * kStrip, threadIdx.x, kWarpSize, kStrip);
+    }
+
+    // By all warps of a block that have these experts. To be waited for.
+    __device__ __forceinline__ void stage(const GmemWeights<kWhole>& source) const {
+        constexpr int kCount = kWhole ? kLaneElements : 1;
+        const int thread_idx = threadIdx.y * kWarpSize + threadIdx.x, num_threads = blockDim.y * kWarpSize;
+        const int num_strips = ceil_div(source.hidden_size, kStrip);
+        for (int i = thread_idx * kCount; i < num_strips * kWarpExperts * kStrip; i += num_threads * kCount) {
+            const int expert = source.first_expert + i / kStrip % kWarpExperts;
+            const int element = i / (kWarpExperts * kStrip) * kStrip + i % kStrip;
+            const bool exists = expert < source.num_experts && element < source.hidden_size;
+            const float* from = source.weight + (exists ? int64_t(expert) * source.hidden_size + element : 0);
+            if constexpr (kWhole) {
+                ptx::cp_async_cg_16(smem + i, from, exists ? 16 : 0);
+            } else {
+                ptx::cp_async_ca_4(smem + i, from, exists ? 4 : 0);
+            }
+        }
+    }
+};
+
+// Rows of x that a warp multiplies. Those past the end repeat the last one; their sums are not written.
+template <class T>
+struct TokenRows {
+    const T* first;
+    int64_t stride;
+    int last;
+};
+
+// Lane l's logit: of token l / kWarpExperts and expert l % kWarpExperts, over every `num_splits`th strip.
+template <bool kWhole, class T, class Weights>
+__device__ __forceinline__ float warp_logit(
+    const TokenRows<T>& rows, int hidden_size, const Weights& weights, int split_idx, int num_splits) {
     static_assert(kWarpTokens * kWarpExperts == kWarpSize, "a lane ends up with one logit");
-    __shared__ float smem_sums[kExpertGroups][kTokenGroups][kWarpSize];
-    ptx::griddepcontrol_launch_dependents();
-    ptx::griddepcontrol_wait();
-    const int lane_idx = threadIdx.x;
-    const bool is_split = p.num_splits > 1;
-    const int split_idx = threadIdx.y & (p.num_splits - 1);  // of 1 or a power of two
-    const int64_t group_idx = is_split ? blockIdx.x : int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    const int64_t first_token = group_idx * kWarpTokens;
-    const int first_expert = (blockIdx.y * blockDim.z + threadIdx.z) * kWarpExperts;
-    if (!is_split && (first_token >= p.num_tokens || first_expert >= p.num_experts)) return;
-
-    // Rows past the end repeat the last one; their sums are not written
-    const T* x_rows = reinterpret_cast<const T*>(p.x) + first_token * p.x_stride;
-    const int last_row = int(min(int64_t(kWarpTokens), p.num_tokens - first_token)) - 1;
-    const int64_t token_idx = first_token + lane_idx / kWarpExperts;
-    const int expert = first_expert + lane_idx % kWarpExperts;
-
-    float logit = 0.0f;
+    float sums[kWarpSize] = {};  // [kWarpTokens, kWarpExperts]
 #pragma unroll 1
-    for (int pass = 0; pass < (p.noise_weight != 0 ? 2 : 1); ++pass) {
-        const auto* weight = reinterpret_cast<const float*>(pass == 0 ? p.weight : p.noise_weight);
-        float sums[kWarpSize] = {};  // [kWarpTokens, kWarpExperts]
-#pragma unroll 1
-        for (int first = (split_idx * kWarpSize + lane_idx) * kLaneElements; first < p.hidden_size;
-             first += p.num_splits * kWarpSize * kLaneElements) {
-            const int valid = p.hidden_size - first;
-            float x[kWarpTokens][kLaneElements];
+    for (int first = split_idx * kStrip; first < hidden_size; first += num_splits * kStrip) {
+        float x[kWarpTokens][kLaneElements];
+#pragma unroll
+        for (int t = 0; t < kWarpTokens; ++t) {
+            const T* strip = rows.first + min(t, rows.last) * rows.stride + first;
+            load_strip<kWhole>(x[t], strip, threadIdx.x, kWarpSize, hidden_size - first);
+        }
+#pragma unroll
+        for (int e = 0; e < kWarpExperts; ++e) {
+            float w[kLaneElements];
+            weights.load(w, e, first);
 #pragma unroll
             for (int t = 0; t < kWarpTokens; ++t) {
-                load_chunk<kWhole>(x[t], x_rows + min(t, last_row) * p.x_stride + first, valid);
-            }
 #pragma unroll
-            for (int e = 0; e < kWarpExperts; ++e) {
-                const int64_t row = min(first_expert + e, p.num_experts - 1);
-                float w[kLaneElements];
-                load_chunk<kWhole>(w, weight + row * p.hidden_size + first, valid);
-#pragma unroll
-                for (int t = 0; t < kWarpTokens; ++t) {
-#pragma unroll
-                    for (int i = 0; i < kLaneElements; ++i) {
-                        sums[t * kWarpExperts + e] = fmaf(x[t][i], w[i], sums[t * kWarpExperts + e]);
-                    }
+                for (int i = 0; i < kLaneElements; ++i) {
+                    sums[t * kWarpExperts + e] = fmaf(x[t][i], w[i], sums[t * kWarpExperts + e]);
                 }
             }
         }
-        float sum = transposed_warp_sum(sums);
-        if (is_split) {
-            __syncthreads();  // the sums of the pass before have been read
-            smem_sums[threadIdx.z][threadIdx.y][lane_idx] = sum;
-            __syncthreads();
-            sum = 0.0f;
-#pragma unroll 1
-            for (int split = 0; split < kTokenGroups; ++split) sum += smem_sums[threadIdx.z][split][lane_idx];
-        }
-        logit = pass == 0 ? sum : logit + softplus(sum) * philox_normal(p.seed, uint32_t(token_idx), expert);
     }
-    if (split_idx == 0 && token_idx < p.num_tokens && expert < p.num_experts) {
+    return transposed_warp_sum(sums);
+}
+
+extern __shared__ __align__(16) float smem_weights[];
+
+// Block: a warp in x, y groups of 4 tokens, or parts of hidden_size for one group; z groups of 8 experts. Without a
+// split the block is persistent: its weights serve one group of tokens after another.
+template <class T, bool kWhole>
+__device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
+    __shared__ float smem_sums[kExpertGroups][kSplits][kWarpSize];
+    ptx::griddepcontrol_launch_dependents();
+    ptx::griddepcontrol_wait();
+    const int lane_idx = threadIdx.x;
+    const int first_expert = (blockIdx.y * blockDim.z + threadIdx.z) * kWarpExperts;
+    const int expert = first_expert + lane_idx % kWarpExperts;
+    const int num_passes = p.noise_weight != 0 ? 2 : 1;
+    const auto in_memory = [&](int pass) {
+        const auto* weight = reinterpret_cast<const float*>(pass == 0 ? p.weight : p.noise_weight);
+        return GmemWeights<kWhole>{weight, first_expert, p.num_experts, p.hidden_size};
+    };
+    const auto rows_of = [&](int64_t first_token) {
+        const T* first = reinterpret_cast<const T*>(p.x) + first_token * p.x_stride;
+        const int last = int(min(int64_t(kWarpTokens), p.num_tokens - first_token)) - 1;
+        return TokenRows<T>{first, p.x_stride, last};
+    };
+    const auto add = [&](float& logit, int pass, float sum, int64_t token_idx) {
+        logit = pass == 0 ? sum : logit + softplus(sum) * philox_normal(p.seed, uint32_t(token_idx), expert);
+    };
+    const auto write = [&](float logit, int64_t token_idx) {
+        if (token_idx >= p.num_tokens || expert >= p.num_experts) return;
         reinterpret_cast<float*>(p.logits)[token_idx * p.num_experts + expert] = logit;
+    };
+
+    if (p.is_split) {
+        const int64_t first_token = int64_t(blockIdx.x) * kWarpTokens;
+        const int64_t token_idx = first_token + lane_idx / kWarpExperts;
+        float logit = 0.0f;
+#pragma unroll 1
+        for (int pass = 0; pass < num_passes; ++pass) {
+            const float part =
+                warp_logit<kWhole>(rows_of(first_token), p.hidden_size, in_memory(pass), threadIdx.y, kSplits);
+            __syncthreads();  // the sums of the pass before have been read
+            smem_sums[threadIdx.z][threadIdx.y][lane_idx] = part;
+            __syncthreads();
+            float sum = 0.0f;
+#pragma unroll 1
+            for (int split = 0; split < kSplits; ++split) sum += smem_sums[threadIdx.z][split][lane_idx];
+            add(logit, pass, sum, token_idx);
+        }
+        if (threadIdx.y == 0) write(logit, token_idx);
+        return;
+    }
+
+    // Stage the weights
+    const int pass_elements = ceil_div(p.hidden_size, kStrip) * kStrip * kWarpExperts;
+    const auto staged = [&](int pass) {
+        return StagedWeights<kWhole>{smem_weights + (threadIdx.z * num_passes + pass) * pass_elements};
+    };
+    for (int pass = 0; pass < num_passes; ++pass) staged(pass).stage(in_memory(pass));
+    ptx::cp_async_commit_group();
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();
+
+    // Groups of tokens go to the blocks in turn: their shares differ by one group of a warp
+    const int64_t num_groups = (p.num_tokens + kWarpTokens - 1) / kWarpTokens;
+    for (int64_t group = int64_t(threadIdx.y) * gridDim.x + blockIdx.x; group < num_groups;
+         group += int64_t(blockDim.y) * gridDim.x) {
+        const TokenRows<T> rows = rows_of(group * kWarpTokens);
+        const int64_t token_idx = group * kWarpTokens + lane_idx / kWarpExperts;
+        float logit = 0.0f;
+#pragma unroll 1
+        for (int pass = 0; pass < num_passes; ++pass) {
+            add(logit, pass, warp_logit<kWhole>(rows, p.hidden_size, staged(pass), 0, 1), token_idx);
+        }
+        write(logit, token_idx);
     }
 }
 
@@ -148,13 +239,12 @@ struct TopkGatingParams {
     uint64_t forced_ids;      // 0: none
     uint64_t expert_ids;
     uint64_t expert_weights;
-    uint64_t block_counts;   // i32 [num_experts, num_blocks], 0: neither counts nor losses
-    uint64_t block_weights;  // f32 [num_experts, num_blocks]
+    uint64_t block_counts;   // i32 [num_blocks, num_experts], 0: neither counts nor losses
+    uint64_t block_weights;  // f32 [num_blocks, num_experts]
     uint64_t block_z;        // f32 [num_blocks]
     int64_t num_tokens;
     int32_t num_experts;
     int32_t num_experts_per_token;
-    int32_t tokens_per_block;
     int32_t num_groups;  // 0: none
     int32_t top_groups;
     GroupScore group_score;
@@ -166,11 +256,11 @@ struct TopkGatingParams {
     uint32_t whole_chunks;    // 1: rows of logits start at multiples of 16 bytes
 };
 
-constexpr int kGatingWarps = 4;
+constexpr int kMaxGatingWarps = 8;
 constexpr int kChunkExperts = 4;
 
-// Dynamic shared memory, for each warp in turn; the launcher asks for the sum of what is used.
-extern __shared__ uint32_t gating_smem[];
+// Dynamic shared memory: GatingStorage for each warp in turn, and at last, in its place, the warps' statistics.
+extern __shared__ __align__(16) uint32_t gating_smem[];
 
 // T is how many tokens a warp gates at a time.
 struct GatingStorage {
@@ -178,22 +268,17 @@ struct GatingStorage {
     float* chosen_weights;   // [T, k], logits first
     float* choices;          // [T, num_experts], with groups
     uint32_t* group_keys;    // [T, num_groups]
-    int32_t* expert_counts;  // [num_experts], with statistics
-    float* expert_weights;   // [num_experts], with statistics
 
     __device__ __forceinline__ GatingStorage(const TopkGatingParams& p, int warp_idx) {
         const int num_tokens = kWarpSize / p.lanes_per_token;
         const int k = num_tokens * p.num_experts_per_token;
         const int grouped = p.num_groups > 0 ? num_tokens * p.num_experts : 0;
         const int num_groups = num_tokens * p.num_groups;
-        const int counted = p.block_counts != 0 ? p.num_experts : 0;
-        uint32_t* next = gating_smem + warp_idx * (2 * k + grouped + num_groups + 2 * counted);
+        uint32_t* next = gating_smem + warp_idx * (2 * k + grouped + num_groups);
         chosen_ids = reinterpret_cast<int32_t*>(next);
         chosen_weights = reinterpret_cast<float*>(next += k);
         choices = reinterpret_cast<float*>(next += k);
-        group_keys = next += grouped;
-        expert_counts = reinterpret_cast<int32_t*>(next += num_groups);
-        expert_weights = reinterpret_cast<float*>(next + counted);
+        group_keys = next + grouped;
     }
 };
 
@@ -418,81 +503,125 @@ __device__ __forceinline__ RowSums gate(
     return row;
 }
 
+// Assignments to each of a lane's experts, and their weights.
+template <int kLaneExperts>
+struct LaneStatistics {
+    int32_t counts[kLaneExperts] = {};
+    float weights[kLaneExperts] = {};
+    float z = 0.0f;
+
+    template <bool kWhole>
+    __device__ __forceinline__ void add(
+        const GatingStorage& smem, const TokenLanes& lanes, int num_experts_per_token, const RowSums& row) {
+        for (int j = 0; j < num_experts_per_token; ++j) {
+            const int32_t id = smem.chosen_ids[lanes.token * num_experts_per_token + j];
+            const float weight = smem.chosen_weights[lanes.token * num_experts_per_token + j];
+#pragma unroll
+            for (int i = 0; i < kLaneExperts; ++i) {
+                if (expert_of<kWhole>(lanes, i) == id) {
+                    counts[i] += 1;
+                    weights[i] += weight;
+                }
+            }
+        }
+        if (row.defined && lanes.lane == 0) {
+            const float log_sum = row.shift + logf(row.exp_sum);
+            z = fmaf(log_sum, log_sum, z);
+        }
+    }
+
+    // Sums over the tokens of the warp.
+    __device__ __forceinline__ void reduce(const TokenLanes& lanes) {
+        for (int offset = lanes.width; offset < kWarpSize; offset *= 2) {
+#pragma unroll
+            for (int i = 0; i < kLaneExperts; ++i) {
+                counts[i] += __shfl_xor_sync(kFullMask, counts[i], offset);
+                weights[i] += __shfl_xor_sync(kFullMask, weights[i], offset);
+            }
+        }
+        z = warp_reduce<Sum>(z);
+    }
+
+    // By the lanes of one token.
+    template <bool kWhole>
+    __device__ __forceinline__ void write(
+        int32_t* smem_counts, float* smem_weights, const TokenLanes& lanes, int num_experts) const {
+#pragma unroll
+        for (int i = 0; i < kLaneExperts; i += kWhole ? 4 : 1) {
+            const int expert = expert_of<kWhole>(lanes, i);
+            if (expert >= num_experts) continue;
+            if constexpr (kWhole) {
+                ptx::st_shared_v4_s32(smem_counts + expert, counts[i], counts[i + 1], counts[i + 2], counts[i + 3]);
+                ptx::st_shared_v4_f32(smem_weights + expert, weights[i], weights[i + 1], weights[i + 2], weights[i + 3]);
+            } else {
+                smem_counts[expert] = counts[i];
+                smem_weights[expert] = weights[i];
+            }
+        }
+    }
+};
+
+// Without statistics a block gates its tokens once; with them it goes on, so that few blocks leave sums.
 template <int kLaneExperts, bool kWhole>
-__device__ __forceinline__ void topk_gating(const TopkGatingParams& p, float (&smem_z)[kGatingWarps]) {
+__device__ __forceinline__ void topk_gating(const TopkGatingParams& p, float (&smem_z)[kMaxGatingWarps]) {
     const int warp_idx = threadIdx.x / kWarpSize, lane_idx = threadIdx.x % kWarpSize;
+    const int num_warps = blockDim.x / kWarpSize;
     const int k = p.num_experts_per_token;
     const GatingStorage smem(p, warp_idx);
     const TokenLanes lanes(p.lanes_per_token);
     const int warp_tokens = kWarpSize / lanes.width;
-    if (p.block_counts != 0) {
-        for (int expert = lane_idx; expert < p.num_experts; expert += kWarpSize) {
-            smem.expert_counts[expert] = 0;
-            smem.expert_weights[expert] = 0.0f;
-        }
-    }
 
     // Gate this warp's tokens
-    const int64_t first_of_block = int64_t(blockIdx.x) * p.tokens_per_block;
-    const int64_t last_token = min(first_of_block + p.tokens_per_block, p.num_tokens);
-    float z_sum = 0.0f;
-    for (int64_t first_token = first_of_block + warp_idx * warp_tokens; first_token < last_token;
-         first_token += kGatingWarps * warp_tokens) {
+    LaneStatistics<kLaneExperts> statistics;
+    const int64_t tokens_per_round = int64_t(gridDim.x) * num_warps * warp_tokens;
+    for (int64_t first_token = (int64_t(blockIdx.x) * num_warps + warp_idx) * warp_tokens; first_token < p.num_tokens;
+         first_token += tokens_per_round) {
         __syncwarp();
-        const RowSums row = gate<kLaneExperts, kWhole>(p, smem, lanes, first_token, last_token);
+        const RowSums row = gate<kLaneExperts, kWhole>(p, smem, lanes, first_token, p.num_tokens);
         auto* expert_ids = reinterpret_cast<int32_t*>(p.expert_ids) + first_token * k;
         auto* expert_weights = reinterpret_cast<float*>(p.expert_weights) + first_token * k;
-        const int num_tokens = int(min(int64_t(warp_tokens), last_token - first_token));
+        const int num_tokens = int(min(int64_t(warp_tokens), p.num_tokens - first_token));
         for (int i = lane_idx; i < num_tokens * k; i += kWarpSize) {
             expert_ids[i] = smem.chosen_ids[i];
             expert_weights[i] = smem.chosen_weights[i];
         }
-        if (p.block_counts == 0) continue;
-        // An expert occurs once in a token, so lanes never meet
-        for (int token = 0; token < num_tokens; ++token) {
-            for (int j = lane_idx; j < k; j += kWarpSize) {
-                const int32_t expert = smem.chosen_ids[token * k + j];
-                if (expert < 0 || expert >= p.num_experts) continue;
-                smem.expert_counts[expert] += 1;
-                smem.expert_weights[expert] += smem.chosen_weights[token * k + j];
-            }
-            __syncwarp();
-        }
-        if (row.defined && lanes.lane == 0 && lanes.token < num_tokens) {
-            const float log_sum = row.shift + logf(row.exp_sum);
-            z_sum = fmaf(log_sum, log_sum, z_sum);
-        }
+        if (p.block_counts != 0 && lanes.token < num_tokens) statistics.template add<kWhole>(smem, lanes, k, row);
     }
     if (p.block_counts == 0) return;
 
     // Add up the warps' statistics
-    z_sum = warp_reduce<Sum>(z_sum);
-    if (lane_idx == 0) smem_z[warp_idx] = z_sum;
+    statistics.reduce(lanes);
+    auto* smem_counts = reinterpret_cast<int32_t*>(gating_smem);  // [num_warps, num_experts]
+    auto* smem_weights = reinterpret_cast<float*>(smem_counts + num_warps * p.num_experts);
     __syncthreads();
-    auto* block_counts = reinterpret_cast<int32_t*>(p.block_counts);
-    auto* block_weights = reinterpret_cast<float*>(p.block_weights);
-    const GatingStorage first_warp(p, 0);
-    const auto warp_stride = GatingStorage(p, 1).expert_counts - first_warp.expert_counts;
+    if (lanes.token == 0) {
+        statistics.template write<kWhole>(
+            smem_counts + warp_idx * p.num_experts, smem_weights + warp_idx * p.num_experts, lanes, p.num_experts);
+    }
+    if (lane_idx == 0) smem_z[warp_idx] = statistics.z;
+    __syncthreads();
+    auto* block_counts = reinterpret_cast<int32_t*>(p.block_counts) + int64_t(blockIdx.x) * p.num_experts;
+    auto* block_weights = reinterpret_cast<float*>(p.block_weights) + int64_t(blockIdx.x) * p.num_experts;
     for (int expert = threadIdx.x; expert < p.num_experts; expert += blockDim.x) {
         int32_t count = 0;
         float weight = 0.0f;
-        for (int warp = 0; warp < kGatingWarps; ++warp) {
-            count += first_warp.expert_counts[warp * warp_stride + expert];
-            weight += first_warp.expert_weights[warp * warp_stride + expert];
+        for (int warp = 0; warp < num_warps; ++warp) {
+            count += smem_counts[warp * p.num_experts + expert];
+            weight += smem_weights[warp * p.num_experts + expert];
         }
-        block_counts[int64_t(expert) * gridDim.x + blockIdx.x] = count;
-        block_weights[int64_t(expert) * gridDim.x + blockIdx.x] = weight;
+        block_counts[expert] = count;
+        block_weights[expert] = weight;
     }
     if (threadIdx.x == 0) {
         float z = 0.0f;
-        for (int warp = 0; warp < kGatingWarps; ++warp) z += smem_z[warp];
+        for (int warp = 0; warp < num_warps; ++warp) z += smem_z[warp];
         reinterpret_cast<float*>(p.block_z)[blockIdx.x] = z;
     }
 }
 
 template <int kLaneExperts>
 __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
-    __shared__ float smem_z[kGatingWarps];
+    __shared__ float smem_z[kMaxGatingWarps];
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
     if (p.whole_chunks) {
@@ -502,24 +631,22 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     }
 }
 
-// Up to 128, 256 and 1024 experts. Eight blocks an SM leave 64 registers a thread, five 96: what the first two need.
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 8)
-    topk_gating_128(const __grid_constant__ TopkGatingParams p) {
+// Up to 128, 256 and 1024 experts, in blocks of 8, 4 and 4 warps. Four blocks of 8 warps an SM leave 64 registers a thread,
+// five of 4 leave 96, three 168.
+extern "C" __global__ void __launch_bounds__(8 * kWarpSize, 4) topk_gating_128(const __grid_constant__ TopkGatingParams p) {
     topk_gating<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize, 5)
-    topk_gating_256(const __grid_constant__ TopkGatingParams p) {
+extern "C" __global__ void __launch_bounds__(4 * kWarpSize, 5) topk_gating_256(const __grid_constant__ TopkGatingParams p) {
     topk_gating<8>(p);
 }
-extern "C" __global__ void __launch_bounds__(kGatingWarps* kWarpSize)
-    topk_gating_1024(const __grid_constant__ TopkGatingParams p) {
+extern "C" __global__ void __launch_bounds__(4 * kWarpSize) topk_gating_1024(const __grid_constant__ TopkGatingParams p) {
     topk_gating<32>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(kRouterTotalsThreads)
     topk_gating_totals(const __grid_constant__ RouterTotals p) {
-    __shared__ float smem_partial[kRouterTotalsThreads / kWarpSize];
+    __shared__ RouterTotalsStorage<kRouterTotalsThreads> smem;
     ptx::griddepcontrol_launch_dependents();
     ptx::griddepcontrol_wait();
-    router_totals(p, smem_partial);
+    router_totals(p, smem);
 }

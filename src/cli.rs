@@ -191,6 +191,9 @@ struct ProfileArgs {
     /// Where a GPU has more than one set of kernels, the portable ones
     #[arg(long)]
     portable: bool,
+    /// Type of matrices and activations [default: bf16]
+    #[arg(long)]
+    dtype: Option<DTypeName>,
 }
 
 #[derive(Args)]

@@ -22,6 +22,7 @@ mod topk_gating;
 pub(crate) use attention::MAX_HEAD_DIM;
 pub use attention::{AttentionDims, AttentionParams, KvSplit};
 pub use embedding::{EmbeddingDims, EmbeddingParams};
+pub use fewest_bytes::moe_layer_fewest_bytes;
 pub use gemm::{Activation, GemmDims, GemmParams, MlpParams, Residual};
 pub use layer_norm::{FusedResidual, LayerNormDims, LayerNormParams};
 pub use lm_head::{CrossEntropy, LmHeadDims, LmHeadParams};

@@ -145,6 +145,8 @@ fn cases() -> Vec<Case> {
 pub fn tile_name(tile: WgmmaTile) -> String {
     match tile {
         WgmmaTile::Split(parts) => format!("split{parts}"),
+        WgmmaTile::Split128x128(parts) => format!("128x128_split{parts}"),
+        WgmmaTile::Split128x192(parts) => format!("128x192_split{parts}"),
         _ => format!("tile{}x{}", tile.shape().0, tile.shape().1),
     }
 }
@@ -375,7 +377,7 @@ fn run_repeated(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
 /// What breaks the Hopper tiles: tails of M, N and K of each, more tiles than CTAs take at once, every epilogue.
 pub fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
     let (block_m, block_n) = tile.shape();
-    let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
+    let parts = tile.parts();
     let shapes = [
         (1, 8, 64 * parts),
         (block_m, block_n, 64 * parts),
@@ -414,7 +416,7 @@ pub fn run_wgmma_on(ops: &DeviceOperations, dtype: DType, tile: WgmmaTile, case:
 
 /// The Hopper tile of shapes that matter, on 132 SMs: as benches/NOTES.md predicts times with.
 fn run_picks() -> Result<(), Failed> {
-    use WgmmaTile::{Split, T128x192, T256x128, T256x256};
+    use WgmmaTile::{Split, Split128x128, Split128x192, T128x192, T256x128, T256x256};
     let picks = [
         (4096, 4096, 4096, T256x256),
         (8192, 8192, 8192, T256x256),
@@ -424,8 +426,10 @@ fn run_picks() -> Result<(), Failed> {
         (16384, 768, 3072, T256x256),
         (1024, 2304, 768, T128x192),
         (1024, 3072, 768, T128x192),
-        (1024, 768, 768, Split(1)),
-        (1024, 768, 3072, T256x128),
+        (1024, 768, 768, Split128x128(2)),
+        (1024, 768, 3072, Split128x192(4)),
+        (512, 768, 3072, Split128x128(4)),
+        (256, 768, 3072, Split(4)),
         (12288, 1152, 384, T256x128),
         (1, 2304, 768, Split(4)),
         (16, 768, 3072, Split(8)),
@@ -437,7 +441,8 @@ fn run_picks() -> Result<(), Failed> {
         if picked != expected {
             wrong += &format!("{m}x{n}x{k}: {picked:?}, expected {expected:?}\n");
         }
-        if !matches!(WgmmaTile::pick(m, n, k, 132, false), Split(_)) {
+        let without = WgmmaTile::pick(m, n, k, 132, false);
+        if !matches!(without, Split(_) | Split128x128(_) | Split128x192(_)) {
             wrong += &format!("{m}x{n}x{k}: a tile of panels for an output that has none\n");
         }
     }

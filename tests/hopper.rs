@@ -89,13 +89,8 @@ pub fn trials() -> Vec<Trial> {
     for &executor in executors().iter().filter(|executor| executor.name == "virtual") {
         for dtype in [DType::BF16, DType::F16] {
             for &sweep in &sweeps {
-                // The split kernels pass their sums through rows of 72 floats once a tile, outside of the main loop: up
-                // to a sixth more wavefronts than the bytes need.
-                if !matches!(sweep, Sweep::Gemm(WgmmaTile::Split(_)) | Sweep::Moe(WgmmaTile::Split(_))) {
-                    let banks = format!("{}_banks", sweep.name());
-                    trials
-                        .push(trial("hopper", dtype, banks, executor, move |_| run_conflicts(sweep, dtype)));
-                }
+                let banks = format!("{}_banks", sweep.name());
+                trials.push(trial("hopper", dtype, banks, executor, move |_| run_conflicts(sweep, dtype)));
             }
         }
     }

@@ -268,9 +268,31 @@ fn run_extremes(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The Hopper tile of numbers of rows that matter, of GPT-2's vocabulary on 132 SMs.
+fn run_picks() -> Result<(), Failed> {
+    use WgmmaTile::{T64x128, T128x128, T256x128};
+    let picks = [
+        (1, false, T64x128),
+        (64, false, T64x128),
+        (65, false, T128x128),
+        (128, true, T128x128),
+        (256, false, T256x128),
+        (256, true, T128x128),
+        (16384, false, T256x128),
+    ];
+    let mut wrong = String::new();
+    for (num_rows, gathers, expected) in picks {
+        let picked = WgmmaTile::pick_vocab(num_rows, 50304, 768, 132, gathers);
+        if picked != expected {
+            wrong += &format!("{num_rows} rows, gathered {gathers}: {picked:?}, expected {expected:?}\n");
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
+}
+
 /// Every trial of `lm_head`.
 pub fn trials(executors: &[Executor]) -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("lm_head::picks", run_picks)];
     for &executor in executors {
         for dtype in [DType::BF16, DType::F16] {
             for tile in WgmmaTile::LM_HEAD {

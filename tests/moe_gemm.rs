@@ -134,7 +134,7 @@ fn cases() -> Vec<Case> {
 /// What breaks the Hopper tiles.
 pub fn wgmma_cases(tile: WgmmaTile) -> Vec<Case> {
     let (_, block_n) = tile.shape();
-    let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
+    let parts = tile.parts();
     let case = |name, loads: &[usize]| Case {
         name,
         loads: loads.to_vec(),

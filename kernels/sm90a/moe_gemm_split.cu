@@ -1,4 +1,4 @@
-// The grouped product of moe_gemm.cu for so few rows that larger tiles would leave SMs without weights to read: 64x64
+// The grouped product of moe_gemm.cuh for so few rows that larger tiles would leave SMs without weights to read: 64x64
 // over a cluster along K, as the split dense product. The kernels choose the activation at run time.
 // Launcher: src/kernels/sm90a/moe_gemm.rs
 #include "moe_gemm_params.cuh"

@@ -6,23 +6,32 @@
 
 #include "epilogue.cuh"
 #include "ptx/griddep.cuh"
+#include "ptx/shared.cuh"
 #include "wgmma_mainloop.cuh"
 
 // The rows that a CTA adds up and stores, as the portable epilogues see a tile.
-template <int kRows, int kColumns>
+template <class Config, int kSplits>
 struct SplitKSlice {
-    static constexpr int kBlockM = kRows;
-    static constexpr int kBlockN = kColumns;
-    static constexpr int kNumThreads = kWarpgroupThreads;
-    static constexpr int kAccumStride = kColumns + 8;
+    static constexpr int kBlockM = Config::kBlockM / kSplits;
+    static constexpr int kBlockN = Config::kBlockN;
+    // Of the consumers, those that have whole rows: 128, 256, or 192 of 256 where a row is 48 threads'.
+    static constexpr int kThreadsPerRow = kBlockN / kEpilogueColumns;
+    static constexpr int kNumThreads = (Config::kNumConsumerThreads / kThreadsPerRow & ~3) * kThreadsPerRow;
+    static constexpr int kAccumStride = kBlockN + 8;  // eight rows of a warp's sums begin in eight banks
+    static_assert(kNumThreads % kWarpSize == 0);
 };
 
 template <class Config, int kSplits>
 struct SplitKShared {
-    static constexpr int kAccumStride = Config::kBlockN + 8;
-    WgmmaOperandStages<Config> stages;
-    alignas(16) float partial[kSplits > 1 ? Config::kBlockM * kAccumStride : 4];  // read by the other CTAs
-    alignas(16) float sums[Config::kBlockM / kSplits * kAccumStride];  // this CTA's rows, whole
+    using Slice = SplitKSlice<Config, kSplits>;
+    struct Sums {
+        alignas(16) float partial[kSplits > 1 ? Config::kBlockM * Slice::kAccumStride : 4];  // read by the other CTAs
+        alignas(16) float whole[Slice::kBlockM * Slice::kAccumStride];                       // this CTA's rows
+    };
+    union {
+        WgmmaOperandStages<Config> stages;
+        Sums sums;  // once all stages are multiplied
+    };
     WgmmaBarriers<Config> barriers;
 };
 
@@ -36,7 +45,9 @@ template <class Config, int kSplits, class Scheduler, class Epilogue>
 __device__ __forceinline__ void split_k_gemm(
     const TensorMap& map_a, const TensorMap& map_b, const GatherRows<typename Config::T>& rows, Scheduler scheduler,
     const Epilogue& epilogue, SplitKShared<Config, kSplits>& smem) {
-    using Slice = SplitKSlice<Config::kBlockM / kSplits, Config::kBlockN>;
+    using Slice = SplitKSlice<Config, kSplits>;
+    constexpr uint32_t kConsumerThreads = Config::kNumConsumerThreads;
+    constexpr uint32_t kConsumerBarrier = 1;  // 0 is __syncthreads's
     const int warp_idx = __shfl_sync(kFullMask, static_cast<int>(threadIdx.x / kWarpSize), 0);
     const int split = kSplits > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0;
 
@@ -72,18 +83,21 @@ __device__ __forceinline__ void split_k_gemm(
         }
     } else {
         // Consume: at least one step, the launcher sees to it.
-        WgmmaConsumer<Config> consumer{smem.stages, smem.barriers, 0};
+        const int warpgroup_idx = warp_idx / static_cast<int>(kWarpgroupThreads / kWarpSize);
+        WgmmaConsumer<Config> consumer{smem.stages, smem.barriers, warpgroup_idx};
         WgmmaAccum<Config> accum;
         consumer.compute(accum, k_tiles.end - k_tiles.begin);
+        static_assert(Config::kMmaTiles == 1, "a warp has 16 rows");
+        // The sums take the place of the operands, which no consumer reads any more.
+        ptx::bar_sync(kConsumerBarrier, kConsumerThreads);
         const int lane_idx = static_cast<int>(threadIdx.x % kWarpSize);
-        float* partial = (kSplits > 1 ? smem.partial : smem.sums) +
+        float* partial = (kSplits > 1 ? smem.sums.partial : smem.sums.whole) +
                          (warp_idx * 16 + lane_idx / 4) * Slice::kAccumStride + lane_idx % 4 * 2;
 #pragma unroll
         for (int j = 0; j < Config::kBlockN / 8; ++j) {
-            float* upper = partial + j * 8;
-            float* lower = upper + 8 * Slice::kAccumStride;
-            *reinterpret_cast<float2*>(upper) = make_float2(accum.sums[0][4 * j], accum.sums[0][4 * j + 1]);
-            *reinterpret_cast<float2*>(lower) = make_float2(accum.sums[0][4 * j + 2], accum.sums[0][4 * j + 3]);
+            const float* sums = accum.sums[0] + 4 * j;
+            ptx::st_shared_v2_f32(partial + j * 8, sums[0], sums[1]);
+            ptx::st_shared_v2_f32(partial + j * 8 + 8 * Slice::kAccumStride, sums[2], sums[3]);
         }
     }
 
@@ -91,13 +105,14 @@ __device__ __forceinline__ void split_k_gemm(
         // Add this CTA's rows up over the parts.
         ptx::barrier_cluster_arrive();
         ptx::barrier_cluster_wait();
-        if (threadIdx.x < kWarpgroupThreads) {
+        if (threadIdx.x < kConsumerThreads) {
             constexpr int kVecsPerRow = Config::kBlockN / 4;
             const int first_row = split * Slice::kBlockM;
-            for (int i = threadIdx.x; i < Slice::kBlockM * kVecsPerRow; i += kWarpgroupThreads) {
+#pragma unroll 2
+            for (int i = threadIdx.x; i < Slice::kBlockM * kVecsPerRow; i += kConsumerThreads) {
                 const int row = i / kVecsPerRow;
                 const int column = i % kVecsPerRow * 4;
-                const float* source = smem.partial + (first_row + row) * Slice::kAccumStride + column;
+                const float* source = smem.sums.partial + (first_row + row) * Slice::kAccumStride + column;
                 float4 sum = ptx::ld_shared_cluster_f32x4(ptx::mapa_shared(source, 0));
 #pragma unroll
                 for (int part = 1; part < kSplits; ++part) {
@@ -107,17 +122,18 @@ __device__ __forceinline__ void split_k_gemm(
                     sum.z += more.z;
                     sum.w += more.w;
                 }
-                *reinterpret_cast<float4*>(smem.sums + row * Slice::kAccumStride + column) = sum;
+                float* target = smem.sums.whole + row * Slice::kAccumStride + column;
+                ptx::st_shared_v4_f32(target, sum.x, sum.y, sum.z, sum.w);
             }
         }
         // The others may still read this CTA's part: it stays until they have it.
         ptx::barrier_cluster_arrive();
     }
-    if (threadIdx.x < kWarpgroupThreads) {
-        ptx::bar_sync(1, kWarpgroupThreads);
+    if (threadIdx.x < kConsumerThreads) {
+        ptx::bar_sync(kConsumerBarrier, kConsumerThreads);
         const int row_begin = tile.row_begin + split * Slice::kBlockM;
         const Tile slice{row_begin, min(row_begin + Slice::kBlockM, tile.row_end), tile.column_begin, tile.group};
-        epilogue.template run<Slice>(smem.sums, slice);
+        if (threadIdx.x < Slice::kNumThreads) epilogue.template run<Slice>(smem.sums.whole, slice);
     }
     if constexpr (kSplits > 1) {
         __syncwarp();

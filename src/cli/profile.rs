@@ -25,7 +25,8 @@ pub fn run(args: &ProfileArgs) -> Done {
     let device = Arc::new(VirtualDevice::new());
     let numerics = if args.portable { Numerics::BatchInvariant } else { Numerics::Fast };
     let ops = DeviceOperations::with_numerics(device.clone(), numerics)?;
-    let mut work = work::prepare(&ops, &case)?;
+    let dtype = args.dtype.map_or(work::DTYPE, Into::into);
+    let mut work = work::prepare_in(dtype, &ops, &case)?;
     // Preparing may have launched kernels of its own.
     device.gpu().reset_counters();
     work.launch(&ops)?;
@@ -33,7 +34,7 @@ pub fn run(args: &ProfileArgs) -> Done {
     let kernels = device.gpu().counters();
 
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{} in {} on {}", case.name(), work::DTYPE, ops.name())?;
+    writeln!(out, "{} in {} on {}", case.name(), dtype, ops.name())?;
     for kernel in &kernels {
         write_kernel(&mut out, kernel)?;
         if args.lines {

@@ -4,8 +4,10 @@
 use super::attention::{DECODE_THREADS, Tiles};
 use super::gemm::GemmTile;
 use super::layer_norm::STATIC_SHARED_BYTES;
+use super::moe_dispatch::STATIC_SHARED_BYTES as DISPATCH_STATIC_SHARED_BYTES;
 use super::sampling;
 use super::sm90a::{self, WgmmaTile};
+use super::topk_gating::{GatingKernel, ROUTER_STATIC_SHARED_BYTES, router_weight_bytes};
 use crate::tensor::DType;
 
 /// Multiprocessors that waves are counted on.
@@ -139,22 +141,22 @@ fn plain(kernel: &str, threads: u32, registers: u32) -> Budget {
 fn rows() -> Vec<Budget> {
     let read_once = "each row is read and written once; warps enough to cover the latency of memory";
     let gpt2 = |budget| Budget { shape: "16384x768", why: read_once, ..budget };
-    let gating = |kernel, registers, blocks_per_sm| Budget {
-        static_shared_bytes: 16,
-        dynamic_shared_bytes: 4 * 4 * 2 * 2,
-        blocks_per_sm,
-        shape: "65536 tokens, 2 experts each",
-        blocks: 16384,
-        why: "as many lanes a token as its logits fill: read once, the choice stays in registers",
-        ..plain(kernel, 128, registers)
-    };
-    let dispatch = |kernel| Budget {
+    let gating = |kernel: &GatingKernel| Budget {
         static_shared_bytes: 32,
-        dynamic_shared_bytes: 4 * (8 + 1) * (8 + 1),
+        dynamic_shared_bytes: (4 * kernel.warps * 2 * 2) as u32,
+        blocks_per_sm: kernel.blocks_per_sm as u32,
+        shape: "65536 tokens, 2 experts each",
+        blocks: 65536 / kernel.warps,
+        why: "as many lanes a token as its logits fill: read once, the choice stays in registers",
+        ..plain(kernel.name, 32 * kernel.warps as u32, kernel.registers)
+    };
+    let dispatch = |kernel, static_shared_bytes, kept_ids: u32| Budget {
+        static_shared_bytes,
+        dynamic_shared_bytes: 4 * ((8 + 1) * (8 + 1) + kept_ids),
         shape: "12288 tokens, 2 of 8 experts",
         blocks: 12,
         bound: Bound::Latency,
-        why: "a stable counting sort of few bytes: two passes over the ids",
+        why: "a stable counting sort of few bytes: one pass over the ids counts, one places",
         ..plain(kernel, 256, 32)
     };
     let draws = |kernel, threads, vocab_size: u32, shape, why| Budget {
@@ -177,24 +179,25 @@ fn rows() -> Vec<Budget> {
         gpt2(Budget { static_shared_bytes: 8 * 1024, blocks: 8192, ..plain("moe_combine_*", 256, 64) }),
         Budget {
             shape: "12288x384, 8 experts",
-            blocks: 384,
-            why: "x once; the weights of 8 experts stay in L1",
-            static_shared_bytes: 4096,
+            blocks: 192,
+            why: "persistent: the weights of 8 experts once an SM, x once",
+            static_shared_bytes: ROUTER_STATIC_SHARED_BYTES as u32,
+            dynamic_shared_bytes: router_weight_bytes(384, 1) as u32,
             ..plain("topk_gating_router_logits_*", 512, 128)
         },
-        gating("topk_gating_128", 64, 8),
-        gating("topk_gating_256", 96, 5),
-        gating("topk_gating_1024", 168, 3),
+        gating(&GatingKernel::ALL[0]),
+        gating(&GatingKernel::ALL[1]),
+        gating(&GatingKernel::ALL[2]),
         Budget {
-            static_shared_bytes: 128,
-            shape: "8 experts, 256 blocks' counts",
+            static_shared_bytes: 8192 + 128,
+            shape: "8 experts, 512 blocks' counts",
             blocks: 1,
             bound: Bound::Latency,
             why: "one block adds up what the others left, in one order",
             ..plain("topk_gating_totals", 1024, 32)
         },
-        dispatch("moe_dispatch_count"),
-        dispatch("moe_dispatch_place"),
+        dispatch("moe_dispatch_count", 0, 0),
+        dispatch("moe_dispatch_place", DISPATCH_STATIC_SHARED_BYTES as u32, 2048),
         Budget {
             shape: "16384 rows of 50304 logits",
             blocks: 4096,
@@ -230,7 +233,7 @@ fn products() -> Vec<Budget> {
     let mut budgets = Vec::new();
     let tiles = [
         (GemmTile::T128x128, [224, 168], [2, 1], "16384x768x768", (16384, 768)),
-        (GemmTile::T64x64, [112, 96], [3, 2], "1024x768x768", (1024, 768)),
+        (GemmTile::T64x64, [120, 96], [3, 2], "1024x768x768", (1024, 768)),
         (GemmTile::T16x32, [64, 80], [4, 4], "1x2304x768", (1, 2304)),
         (GemmTile::T16x128, [80, 120], [3, 3], "1x50304x768", (1, 50304)),
     ];
@@ -354,11 +357,25 @@ fn hopper_products() -> Vec<Budget> {
             WgmmaTile::T128x128 => {
                 ("8192x768x768", (8192, 768), "an epilogue hides under the other tile's products")
             }
+            WgmmaTile::Split128x128(2) => {
+                ("1024x768x768", (1024, 768), "96 CTAs where 48 tiles would be at work")
+            }
+            WgmmaTile::Split128x128(_) => {
+                ("512x768x3072", (512, 768), "96 CTAs where 24 tiles would be at work")
+            }
+            WgmmaTile::Split128x192(_) => {
+                ("1024x768x3072", (1024, 768), "128 CTAs where 48 tiles of 128x128 would be at work")
+            }
             _ => ("1x2304x768", (1, 2304), "80 KB of weights under way a CTA, two CTAs an SM"),
         };
         let of_tile = Budget { shape, blocks: blocks(tile, m, n), why, ..base(tile) };
-        if let WgmmaTile::Split(_) = tile {
-            let split = Budget { registers: 64, bound: Bound::Memory, moved_registers: None, ..of_tile };
+        if tile.is_split() {
+            let (registers, bound) = match tile {
+                WgmmaTile::Split(_) => (64, Bound::Memory),
+                WgmmaTile::Split128x128(_) => (96, Bound::TensorCores),
+                _ => (128, Bound::TensorCores),
+            };
+            let split = Budget { registers, bound, moved_registers: None, ..of_tile };
             budgets.push(Budget { kernel: format!("wgmma_gemm_{suffix}_half"), ..split });
             continue;
         }

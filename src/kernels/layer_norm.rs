@@ -34,6 +34,8 @@ struct KernelParams {
     eps: f32,
     whole_chunks: u32,
     stage_parameters: u32,
+    fits_registers: u32,
+    padding: u32,
 }
 
 /// Layer norm, optionally of a sum: see [`LayerNormParams`]. `sum` may be `x` or `delta`, and `out` may be `x`.
@@ -59,6 +61,7 @@ pub unsafe fn layer_norm(kernels: &Kernels, p: &LayerNormParams, stream: RawStre
     let whole = rows.iter().flatten().all(rows_are_whole);
     let padded_size = dims.hidden_size.next_multiple_of(4);
     let parameter_bytes = 4 * padded_size * if p.beta.is_some() { 2 } else { 1 };
+    let row_bytes = dims.hidden_size * p.x.dtype.size();
     let properties = kernels.device().properties();
     let staged = parameter_bytes + STATIC_SHARED_BYTES <= properties.max_shared_bytes as usize;
     let params = KernelParams {
@@ -77,8 +80,9 @@ pub unsafe fn layer_norm(kernels: &Kernels, p: &LayerNormParams, stream: RawStre
         eps: p.eps,
         whole_chunks: whole.into(),
         stage_parameters: staged.into(),
+        fits_registers: (whole && staged && row_bytes <= 16 * KEPT_CHUNKS * MAX_THREADS).into(),
+        padding: 0,
     };
-    let row_bytes = dims.hidden_size * p.x.dtype.size();
     let config = config(dims.num_tokens, row_bytes, whole, properties.num_sms as usize)
         .with_shared(if staged { parameter_bytes as u32 } else { 0 });
     let kernel = format!("layer_norm_{}", p.x.dtype);

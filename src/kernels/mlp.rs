@@ -1,4 +1,4 @@
-//! Launcher of `kernels/mlp.cu`; on Hopper both products are `kernels/sm90a/gemm.cu`'s.
+//! Launcher of `kernels/mlp.cu`; on Hopper both products are `kernels/sm90a/gemm.cuh`'s.
 
 use super::Kernels;
 use super::gemm::{launch, pick_tile};

@@ -14,6 +14,8 @@ const NUM_THREADS: u32 = 256;
 const MAX_BLOCKS: usize = 256;
 /// 8 rounds of 32 lanes for each warp: up to here one block, and so one launch, is enough.
 const ASSIGNMENTS_PER_BLOCK: usize = 2048;
+/// The sums of the router's totals and of the blocks' counts.
+pub(super) const STATIC_SHARED_BYTES: usize = 2 * 2 * 4 * NUM_THREADS as usize + 4 * NUM_WARPS;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -30,15 +32,16 @@ struct KernelParams {
     num_experts: i32,
     capacity: i32,
     num_blocks: i32,
-    reserved: i32,
+    choice_stride: i32,
     totals: Totals,
 }
 
 /// Rows of assignments in expert-major order: see [`MoeDispatchParams`]. One launch up to 2,048 assignments, else two.
 ///
 /// Budget: 256 threads of 32 registers, 1 block for 2,048 assignments and 256 at most, so under two a SM; shared memory 36
-/// bytes an expert. 131,072 assignments are 64 blocks, half a wave. Bound by latency: 8 rounds of 32 assignments a warp
-/// in each launch, and the counts of all blocks, which every block reads (64 KB for 256 experts).
+/// bytes an expert and 4 an assignment. 131,072 assignments are 64 blocks, half a wave. Bound by latency: 8 rounds of 32
+/// assignments a warp in each launch, ids read once before the rounds that place, and the counts of all blocks, which every
+/// block reads (64 KB for 256 experts).
 ///
 /// # Errors
 /// A shape or type that does not fit, and whatever the launch says.
@@ -88,8 +91,17 @@ unsafe fn dispatch(
     const { assert!(MAX_BLOCKS <= MoeDispatchParams::MAX_BLOCKS) };
     let (num_tokens, k) = p.check()?;
     let num_assignments = num_tokens * k;
-    let num_blocks = num_assignments.div_ceil(ASSIGNMENTS_PER_BLOCK).clamp(1, MAX_BLOCKS);
+    let num_blocks = num_blocks(num_assignments);
     let per_warp = num_assignments.div_ceil(num_blocks * NUM_WARPS).next_multiple_of(32);
+    let histograms = 4 * NUM_WARPS * p.num_experts;
+    let offsets = 4 * (p.num_experts + 1);
+    let (choice_stride, kept_ids) = match num_blocks {
+        1 => (choice_stride(num_tokens, k), choice_stride(num_tokens, k) * k),
+        _ => (1, NUM_WARPS * per_warp),
+    };
+    // Ids that shared memory has no room for, several million of them, are read twice.
+    let placing = histograms + offsets + 4 * kept_ids;
+    let fits = placing + STATIC_SHARED_BYTES <= kernels.device().properties().max_shared_bytes as usize;
     let params = KernelParams {
         expert_ids: p.expert_ids.pointer,
         expert_offsets: p.expert_offsets.pointer,
@@ -103,10 +115,9 @@ unsafe fn dispatch(
         num_experts: narrow("moe_dispatch", "num_experts", p.num_experts)?,
         capacity: p.capacity.map_or(i32::MAX, |capacity| i32::try_from(capacity).unwrap_or(i32::MAX)),
         num_blocks: num_blocks as i32,
-        reserved: 0,
+        choice_stride: if fits { choice_stride as i32 } else { 0 },
         totals: totals.unwrap_or_else(bytemuck::Zeroable::zeroed),
     };
-    let histograms = 4 * NUM_WARPS * p.num_experts;
     let config = LaunchConfig::linear(num_blocks as u32, NUM_THREADS);
     // SAFETY: `KernelParams` mirrors `MoeDispatchParams` of the kernel file; `check` saw the shapes and the length of
     // the scratch, the kernel drops ids outside the experts, the caller vouches for the memory.
@@ -116,8 +127,24 @@ unsafe fn dispatch(
             kernels.launch("moe_dispatch_count", &count, &params, stream)?;
         }
         let extra = u32::from(totals.is_some());
-        let place = LaunchConfig::linear(num_blocks as u32 + extra, NUM_THREADS)
-            .with_shared((histograms + 4 * (p.num_experts + 1)) as u32);
+        let place = LaunchConfig::linear(num_blocks as u32 + extra, NUM_THREADS).with_shared(if fits {
+            placing
+        } else {
+            histograms + offsets
+        }
+            as u32);
         kernels.launch("moe_dispatch_place", &place, &params, stream)
     }
+}
+
+/// Blocks that place so many assignments.
+pub(super) fn num_blocks(num_assignments: usize) -> usize {
+    num_assignments.div_ceil(ASSIGNMENTS_PER_BLOCK).clamp(1, MAX_BLOCKS)
+}
+
+/// How far apart a lone block keeps the choices: so that 32 neighbours in memory, `32 / k` of each choice, are in as many
+/// banks. With more choices than banks that is no matter.
+fn choice_stride(num_tokens: usize, k: usize) -> usize {
+    let bank = if k <= 32 { 32usize.div_ceil(k) % 32 } else { num_tokens % 32 };
+    (num_tokens + (bank + 32 - num_tokens % 32) % 32).max(1)
 }

@@ -33,11 +33,15 @@ pub enum WgmmaTile {
     T64x128,
     /// 64x64, K in as many parts (1, 2, 4 or 8), a CTA of a cluster each.
     Split(u32),
+    /// 128x128 in 2 or 4 parts: more rows, but too few tiles for all SMs. `gemm` only, as the next.
+    Split128x128(u32),
+    /// 128x192 in 4 parts.
+    Split128x192(u32),
 }
 
 impl WgmmaTile {
     /// The tiles that `gemm` and `mlp` are compiled for.
-    pub const GEMM: [WgmmaTile; 8] = [
+    pub const GEMM: [WgmmaTile; 11] = [
         WgmmaTile::T256x256,
         WgmmaTile::T128x192,
         WgmmaTile::T256x128,
@@ -46,6 +50,9 @@ impl WgmmaTile {
         WgmmaTile::Split(2),
         WgmmaTile::Split(4),
         WgmmaTile::Split(8),
+        WgmmaTile::Split128x128(2),
+        WgmmaTile::Split128x128(4),
+        WgmmaTile::Split128x192(4),
     ];
     /// The tiles that `moe_gemm` is compiled for.
     pub const MOE: [WgmmaTile; 8] = [
@@ -66,11 +73,26 @@ impl WgmmaTile {
         match self {
             WgmmaTile::T256x256 => (256, 256),
             WgmmaTile::T256x128 => (256, 128),
-            WgmmaTile::T128x128 => (128, 128),
-            WgmmaTile::T128x192 => (128, 192),
+            WgmmaTile::T128x128 | WgmmaTile::Split128x128(_) => (128, 128),
+            WgmmaTile::T128x192 | WgmmaTile::Split128x192(_) => (128, 192),
             WgmmaTile::T64x128 => (64, 128),
             WgmmaTile::Split(_) => (64, 64),
         }
+    }
+
+    /// Parts of K, a CTA of a cluster each.
+    pub const fn parts(self) -> usize {
+        match self {
+            WgmmaTile::Split(parts) | WgmmaTile::Split128x128(parts) | WgmmaTile::Split128x192(parts) => {
+                parts as usize
+            }
+            _ => 1,
+        }
+    }
+
+    /// Whether its sums leave through the split epilogue, which needs no panels, one part or more.
+    pub(super) const fn is_split(self) -> bool {
+        self.parts() > 1 || matches!(self, WgmmaTile::Split(_))
     }
 
     /// Rows of a and rows of b of one load, and rows of one store: the boxes of the tensor maps.
@@ -79,8 +101,8 @@ impl WgmmaTile {
             // A CTA loads its own 128 rows of a, and half of b for both; a consumer stores 64 rows.
             WgmmaTile::T256x256 => (128, 128, 64),
             WgmmaTile::T256x128 => (128, 64, 128),
-            WgmmaTile::T128x128 => (128, 128, 128),
-            WgmmaTile::T128x192 => (128, 192, 64),
+            WgmmaTile::T128x128 | WgmmaTile::Split128x128(_) => (128, 128, 128),
+            WgmmaTile::T128x192 | WgmmaTile::Split128x192(_) => (128, 192, 64),
             WgmmaTile::T64x128 => (64, 128, 64),
             WgmmaTile::Split(_) => (64, 64, 64),
         }
@@ -89,8 +111,7 @@ impl WgmmaTile {
     pub(super) const fn cluster(self) -> u32 {
         match self {
             WgmmaTile::T256x256 | WgmmaTile::T256x128 => 2,
-            WgmmaTile::Split(splits) => splits,
-            _ => 1,
+            _ => self.parts() as u32,
         }
     }
 
@@ -112,25 +133,25 @@ impl WgmmaTile {
     /// Stages of the pipeline.
     pub(super) const fn num_stages(self) -> u32 {
         match self {
-            WgmmaTile::T256x128 | WgmmaTile::T128x128 | WgmmaTile::Split(_) => 5,
+            WgmmaTile::Split128x128(_) => 6,
+            WgmmaTile::T256x128 | WgmmaTile::T128x128 | WgmmaTile::Split(_) | WgmmaTile::Split128x192(_) => 5,
             _ => 4,
         }
     }
 
     /// `sizeof(WgmmaShared)` or `sizeof(SplitKShared)`: stages, staging for the way out, barriers.
     pub(super) const fn shared_bytes(self) -> u32 {
+        if self.is_split() {
+            // The sums take the place of the stages, which are more.
+            let ((block_m, block_n), stages) = (self.shape(), self.num_stages());
+            let bytes = stages * (block_m + block_n) as u32 * ROW_BYTES + (2 * stages + 2) * 8;
+            return bytes.next_multiple_of(1024);
+        }
         let (rows, panels, panel_rows) = match self {
             WgmmaTile::T256x256 => (128 + 256, 4, 64),
-            WgmmaTile::T256x128 | WgmmaTile::T128x128 => (128 + 128, 4, 128),
             WgmmaTile::T128x192 => (128 + 192, 6, 64),
             WgmmaTile::T64x128 => (64 + 128, 2, 64),
-            WgmmaTile::Split(splits) => {
-                // The partial sums, and this CTA's rows of them added up; rows are 64 + 8 floats.
-                let partial = if splits > 1 { 64 * 72 * 4 } else { 16 };
-                let (stages, sums) = (self.num_stages(), 64 / splits * 72 * 4);
-                let bytes = stages * (64 + 64) * ROW_BYTES + partial + sums + (2 * stages + 2) * 8;
-                return bytes.next_multiple_of(1024);
-            }
+            _ => (128 + 128, 4, 128),
         };
         let stages = self.num_stages();
         let staging = panels * (panel_rows * ROW_BYTES + 8);
@@ -141,7 +162,9 @@ impl WgmmaTile {
     /// What the kernel's name ends in before the type.
     pub(super) fn suffix(self) -> String {
         match self {
-            WgmmaTile::Split(splits) => format!("split{splits}"),
+            WgmmaTile::Split(parts) => format!("split{parts}"),
+            WgmmaTile::Split128x128(parts) => format!("128x128_split{parts}"),
+            WgmmaTile::Split128x192(parts) => format!("128x192_split{parts}"),
             _ => {
                 let (block_m, block_n) = self.shape();
                 format!("{block_m}x{block_n}")

@@ -5,10 +5,40 @@
 use super::attention::{MAX_DECODE_ROWS, Tiles};
 use super::gemm::pick_tile;
 use super::lm_head::portable_tile;
-use super::sm90a;
+use super::topk_gating::RouterCut;
 use super::{Kernels, Numerics};
+use super::{moe_dispatch, sm90a};
 use crate::error::Result;
-use crate::operations::{AttentionParams, GemmParams, LmHeadParams, MoeGemmParams, Residual};
+use crate::operations::{
+    AttentionParams, GemmParams, LmHeadParams, MoeDispatchParams, MoeGemmParams, Residual, RouterLogitsParams,
+};
+
+/// Bytes that [`super::router_logits()`] moves: x once for every eight experts, weights once a block, logits once.
+///
+/// # Errors
+/// A shape or type that does not fit.
+pub fn router_logits_bytes(kernels: &Kernels, p: &RouterLogitsParams) -> Result<u64> {
+    let (num_tokens, num_experts, hidden_size) = p.check()?;
+    let cut = RouterCut::of(kernels, [num_tokens, num_experts, hidden_size], p.noise.is_some());
+    let x = num_tokens * hidden_size * p.x.dtype.size() * cut.expert_blocks * cut.expert_groups;
+    let num_matrices = if p.noise.is_some() { 2 } else { 1 };
+    let weights = 4 * num_matrices * num_experts * hidden_size * cut.token_blocks;
+    Ok((num_matrices * x + weights + 4 * num_tokens * num_experts) as u64)
+}
+
+/// Bytes that [`super::moe_dispatch()`] moves: ids once a launch, results once, and the counts of all blocks in each.
+///
+/// # Errors
+/// A shape or type that does not fit.
+pub fn moe_dispatch_bytes(p: &MoeDispatchParams) -> Result<u64> {
+    let (num_tokens, k) = p.check()?;
+    let num_blocks = moe_dispatch::num_blocks(num_tokens * k);
+    let (launches, counts) = match num_blocks {
+        1 => (1, 0),
+        _ => (2, num_blocks * (num_blocks + 1) * p.num_experts),
+    };
+    Ok(4 * ((launches + 2) * num_tokens * k + counts + p.num_experts + 1) as u64)
+}
 
 /// Elements of a and b that tiles of a product read: a once a column of tiles, b once a row of tiles.
 fn operand_elements((block_m, block_n): (usize, usize), m: usize, n: usize, k: usize) -> usize {

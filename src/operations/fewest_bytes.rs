@@ -50,6 +50,15 @@ impl<I: AsView, O: AsView> GemmParams<I, O> {
     }
 }
 
+impl<I: AsView, O: AsView> MlpParams<I, O> {
+    /// The fewest bytes it must move: the hidden layer might stay on the chip.
+    pub fn fewest_bytes(&self) -> u64 {
+        let weights = bytes(&self.fc) + bytes(&self.proj);
+        let biases = some_bytes(&self.fc_bias) + some_bytes(&self.proj_bias);
+        bytes(&self.x) + weights + biases + bytes(&self.out) + residual_bytes(&self.residual, &self.out)
+    }
+}
+
 impl<I: AsView, O: AsView> AttentionParams<I, O> {
     /// The fewest bytes it must move, with `kv_len` keys in every sequence.
     pub fn fewest_bytes(&self) -> u64 {
@@ -131,4 +140,18 @@ impl<I: AsView, O: AsView> LmHeadParams<I, O> {
         let outputs = some_bytes(&self.logits) + some_bytes(&self.argmax) + loss;
         x + bytes(&self.weight) + some_bytes(&self.bias) + outputs
     }
+}
+
+/// The fewest bytes that a layer of experts must move, from `x` through the router and both products to `out`, where its
+/// tokens go to `num_experts_hit` experts: what lies between might stay on the chip.
+pub fn moe_layer_fewest_bytes(
+    x: &impl AsView,
+    router: &impl AsView,
+    up: &impl AsView,
+    down: &impl AsView,
+    out: &impl AsView,
+    num_experts_hit: usize,
+) -> u64 {
+    let experts = row_bytes(up, num_experts_hit) + row_bytes(down, num_experts_hit);
+    bytes(x) + bytes(router) + experts + bytes(out)
 }

@@ -1,7 +1,8 @@
-//! Row-wise kernels: held against the fewest bytes of their operations.
+//! Row-wise kernels: held against the fewest bytes of their operations, or of launches that must move more.
 
 use libtest_mimic::{Failed, Trial};
 use nanomoe::generate::Sampling;
+use nanomoe::kernels::traffic;
 use nanomoe::operations::*;
 use nanomoe::tensor::DType;
 use virtual_gpu::Description;
@@ -26,7 +27,11 @@ pub fn trials() -> Vec<Trial> {
             }
             trials.push(pin("embedding", dtype, "512x768", gpu, move |m| embedding(m, dtype)));
             trials.push(pin("moe_combine", dtype, "512x384-k2", gpu, move |m| combine(m, dtype)));
-            trials.push(pin("router_logits", dtype, "2048x384-e8", gpu, move |m| router(m, dtype)));
+            // 8 experts by the fewest bytes, 24 by the launch's own blocks, of 16 and 8
+            for num_experts in [8, 24] {
+                let shape = format!("2048x384-e{num_experts}");
+                trials.push(pin("router_logits", dtype, shape, gpu, move |m| router(m, dtype, num_experts)));
+            }
         }
         for num_experts in [8, 64, 128] {
             for counted in [false, true] {
@@ -43,7 +48,11 @@ pub fn trials() -> Vec<Trial> {
             let shape = format!("4x{vocab_size}-{limits}");
             trials.push(pin("sampling", DType::F32, shape, gpu, move |m| sampling(m, vocab_size, limits)));
         }
-        trials.push(pin("moe_dispatch", DType::I32, "1024x2-e8", gpu, dispatch));
+        // one block by the fewest bytes, several by what their two launches move
+        for num_tokens in [1024, 5000] {
+            let shape = format!("{num_tokens}x2-e8");
+            trials.push(pin("moe_dispatch", DType::I32, shape, gpu, move |m| dispatch(m, num_tokens)));
+        }
     }
     trials
 }
@@ -103,8 +112,8 @@ fn combine(m: &Meter, dtype: DType) -> Result<u64, Failed> {
     Ok(bytes)
 }
 
-fn router(m: &Meter, dtype: DType) -> Result<u64, Failed> {
-    let (num_tokens, num_experts, hidden_size) = (2048, 8, 384);
+fn router(m: &Meter, dtype: DType, num_experts: usize) -> Result<u64, Failed> {
+    let (num_tokens, hidden_size) = (2048, 384);
     let x = m.random(dtype, num_tokens * hidden_size);
     let weight = m.random(DType::F32, num_experts * hidden_size);
     let mut logits = m.ops.allocate(DType::F32, num_tokens * num_experts)?;
@@ -114,7 +123,10 @@ fn router(m: &Meter, dtype: DType) -> Result<u64, Failed> {
         weight: weight.tensor(&[num_experts, hidden_size]),
         noise: None,
     };
-    let bytes = p.fewest_bytes();
+    let bytes = match num_experts {
+        8 => p.fewest_bytes(),
+        _ => traffic::router_logits_bytes(m.ops.kernels(), &p.raw(m.ops.place())?)?,
+    };
     m.ops.router_logits(p)?;
     Ok(bytes)
 }
@@ -170,8 +182,8 @@ fn sampling(m: &Meter, vocab_size: usize, limits: &str) -> Result<u64, Failed> {
     Ok(bytes)
 }
 
-fn dispatch(m: &Meter) -> Result<u64, Failed> {
-    let (num_tokens, num_experts, k) = (1024, 8, 2);
+fn dispatch(m: &Meter, num_tokens: usize) -> Result<u64, Failed> {
+    let (num_experts, k) = (8, 2);
     let ids = m.integers((0..num_tokens * k).map(|i| (i / k * 3 + i % k) % num_experts));
     let mut offsets = m.ops.allocate(DType::I32, num_experts + 1)?;
     let mut row_tokens = m.ops.allocate(DType::I32, num_tokens * k)?;
@@ -187,7 +199,10 @@ fn dispatch(m: &Meter) -> Result<u64, Failed> {
         slots: slots.tensor_mut(&[num_tokens, k]),
         scratch: scratch.tensor_mut(&[scratch_len]),
     };
-    let bytes = p.fewest_bytes();
+    let bytes = match num_tokens {
+        1024 => p.fewest_bytes(),
+        _ => traffic::moe_dispatch_bytes(&p.raw(m.ops.place())?)?,
+    };
     m.ops.moe_dispatch(p)?;
     Ok(bytes)
 }

@@ -7,7 +7,7 @@ use nanomoe::operations::{AttentionDims, AttentionParams, KvSplit, Operations};
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, Work, dot, sizes, sum_error, worse};
+use super::work::{Work, dot, sizes, sum_error, worse};
 
 pub struct Attention {
     batch_size: usize,
@@ -25,7 +25,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub fn new(ops: &DeviceOperations, dims: &[usize]) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: &[usize]) -> Result<Self> {
         let [batch_size, seq_len, kv_len, num_heads, num_kv_heads, head_dim] = sizes(dims)?;
         let queries = batch_size * seq_len * num_heads * head_dim;
         let keys = batch_size * kv_len * num_kv_heads * head_dim;
@@ -48,10 +48,10 @@ impl Attention {
             num_heads,
             num_kv_heads,
             head_dim,
-            q: random(ops, DTYPE, queries, 1, 1.0)?,
-            k: random(ops, DTYPE, keys, 2, 1.0)?,
-            v: random(ops, DTYPE, keys, 3, 1.0)?,
-            out: poisoned(ops, DTYPE, queries)?,
+            q: random(ops, dtype, queries, 1, 1.0)?,
+            k: random(ops, dtype, keys, 2, 1.0)?,
+            v: random(ops, dtype, keys, 3, 1.0)?,
+            out: poisoned(ops, dtype, queries)?,
             split,
         })
     }

@@ -9,7 +9,7 @@ use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
 use super::routing::{Routed, RouterLogits};
-use super::work::{DTYPE, ROUNDING, Work, dot, sizes, stored, sum_error, worse, worse_of};
+use super::work::{ROUNDING, Work, dot, sizes, stored, sum_error, worse, worse_of};
 
 /// The first grouped product alone, its rows gathered; or the router, gating, dispatch, both products with GELU (erf)
 /// between them, and the weighted sum.
@@ -28,11 +28,18 @@ pub struct Experts {
 }
 
 impl Experts {
-    pub fn new(ops: &DeviceOperations, dims: &[usize], routing: &str, is_layer: bool) -> Result<Self> {
+    pub fn new(
+        ops: &DeviceOperations,
+        dtype: DType,
+        dims: &[usize],
+        routing: &str,
+        is_layer: bool,
+    ) -> Result<Self> {
         let [num_tokens, hidden_size, intermediate_size, num_experts, k] = sizes(dims)?;
         let mut routed = Routed::new(ops, [num_tokens, num_experts, k], routing)?;
-        let router =
-            is_layer.then(|| RouterLogits::new(ops, [num_tokens, hidden_size, num_experts])).transpose()?;
+        let router = is_layer
+            .then(|| RouterLogits::new(ops, dtype, [num_tokens, hidden_size, num_experts]))
+            .transpose()?;
         if !is_layer {
             routed.gate(ops)?;
             routed.dispatch(ops)?;
@@ -44,12 +51,12 @@ impl Experts {
             routed,
             hidden_size,
             intermediate_size,
-            x: random(ops, DTYPE, num_tokens * hidden_size, 1, 1.0)?,
-            up: random(ops, DTYPE, weights, 2, 1.0 / (hidden_size as f32).sqrt())?,
-            down: random(ops, DTYPE, of_layer(weights), 3, 1.0 / (intermediate_size as f32).sqrt())?,
-            hidden: poisoned(ops, DTYPE, rows * intermediate_size)?,
-            expert_out: poisoned(ops, DTYPE, of_layer(rows * hidden_size))?,
-            out: poisoned(ops, DTYPE, of_layer(num_tokens * hidden_size))?,
+            x: random(ops, dtype, num_tokens * hidden_size, 1, 1.0)?,
+            up: random(ops, dtype, weights, 2, 1.0 / (hidden_size as f32).sqrt())?,
+            down: random(ops, dtype, of_layer(weights), 3, 1.0 / (intermediate_size as f32).sqrt())?,
+            hidden: poisoned(ops, dtype, rows * intermediate_size)?,
+            expert_out: poisoned(ops, dtype, of_layer(rows * hidden_size))?,
+            out: poisoned(ops, dtype, of_layer(num_tokens * hidden_size))?,
         })
     }
 
@@ -199,10 +206,12 @@ impl Work for Experts {
     /// Weights of the experts that were hit, what comes in and what goes out.
     fn bytes(&mut self) -> f64 {
         let hit = data::distinct(&self.routed.host_ids);
-        let (t, h) = (self.routed.num_tokens, self.hidden_size);
-        let weights = (2 * hit * h * self.intermediate_size) as f64;
-        if self.router.is_some() {
-            2.0 * weights + (4 * t * h + 4 * self.routed.num_experts * h) as f64
+        let (t, h, i) = (self.routed.num_tokens, self.hidden_size, self.intermediate_size);
+        let e = self.routed.num_experts;
+        if let Some(router) = &self.router {
+            let (x, out) = (self.x.tensor(&[t, h]), self.out.tensor(&[t, h]));
+            let (up, down) = (self.up.tensor(&[e, i, h]), self.down.tensor(&[e, h, i]));
+            moe_layer_fewest_bytes(&x, &router.weight(), &up, &down, &out, hit) as f64
         } else {
             let num_rows = self.kept_rows();
             self.up_params().fewest_bytes(num_rows, hit) as f64
@@ -221,7 +230,7 @@ pub struct Combine {
 }
 
 impl Combine {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 3]) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: [usize; 3]) -> Result<Self> {
         let [num_tokens, hidden_size, k] = dims;
         // As eight experts would have them, or as many as a token needs.
         let experts = k.max(8);
@@ -232,8 +241,8 @@ impl Combine {
             slots: data::integers(ops, &host_slots)?,
             host_slots,
             weights: random(ops, DType::F32, num_tokens * k, 2, 0.5)?,
-            expert_out: random(ops, DTYPE, num_tokens * k * hidden_size, 1, 1.0)?,
-            out: poisoned(ops, DTYPE, num_tokens * hidden_size)?,
+            expert_out: random(ops, dtype, num_tokens * k * hidden_size, 1, 1.0)?,
+            out: poisoned(ops, dtype, num_tokens * hidden_size)?,
         })
     }
 }

@@ -39,7 +39,7 @@ pub struct ForwardPass {
 }
 
 impl ForwardPass {
-    pub fn new(ops: &DeviceOperations, dims: &[usize], variant: &str) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: &[usize], variant: &str) -> Result<Self> {
         let [batch_size, seq_len, kv_len, num_layers, hidden_size, num_heads, vocab_size] = sizes(dims)?;
         if variant == "mixtral" {
             let message =
@@ -61,7 +61,7 @@ impl ForwardPass {
             config["stride"] = 2.into();
         }
         let checkpoint = random_checkpoint(&config)?;
-        let model = Model::load(ops, &checkpoint, DTYPE)?;
+        let model = Model::load(ops, &checkpoint, dtype)?;
         let ids: Vec<u32> =
             data::ids(batch_size * kv_len, vocab_size).into_iter().map(|id| id as u32).collect();
         let of_each = |from: usize, to: usize| -> Vec<u32> {

@@ -8,7 +8,7 @@ use nanomoe::reference::log_sum_exp;
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, Work, dot, sum_error, worse};
+use super::work::{Work, dot, sum_error, worse};
 
 pub struct LmHead {
     dims: [usize; 3],
@@ -22,14 +22,14 @@ pub struct LmHead {
 }
 
 impl LmHead {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 3], wants_argmax: bool) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: [usize; 3], wants_argmax: bool) -> Result<Self> {
         let [num_tokens, vocab_size, hidden_size] = dims;
         let targets: Vec<i32> = (0..num_tokens).map(|t| (t * 7919 % vocab_size) as i32).collect();
         Ok(LmHead {
             dims,
             wants_argmax,
-            x: random(ops, DTYPE, num_tokens * hidden_size, 1, 1.0)?,
-            weight: random(ops, DTYPE, vocab_size * hidden_size, 2, 2.0 / (hidden_size as f32).sqrt())?,
+            x: random(ops, dtype, num_tokens * hidden_size, 1, 1.0)?,
+            weight: random(ops, dtype, vocab_size * hidden_size, 2, 2.0 / (hidden_size as f32).sqrt())?,
             targets: data::integers(ops, &targets)?,
             argmax: poisoned(ops, DType::I32, num_tokens)?,
             losses: poisoned(ops, DType::F32, num_tokens)?,

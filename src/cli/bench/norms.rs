@@ -7,7 +7,7 @@ use nanomoe::operations::{EmbeddingParams, FusedResidual, LayerNormParams, Opera
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, ROUNDING, Work, stored, worse};
+use super::work::{ROUNDING, Work, stored, worse};
 
 pub struct LayerNorm {
     num_tokens: usize,
@@ -24,19 +24,25 @@ pub struct LayerNorm {
 impl LayerNorm {
     const EPS: f32 = 1e-5;
 
-    pub fn new(ops: &DeviceOperations, num_tokens: usize, hidden_size: usize, fused: bool) -> Result<Self> {
+    pub fn new(
+        ops: &DeviceOperations,
+        dtype: DType,
+        num_tokens: usize,
+        hidden_size: usize,
+        fused: bool,
+    ) -> Result<Self> {
         let len = num_tokens * hidden_size;
         let second = if fused { len } else { 1 };
         Ok(LayerNorm {
             num_tokens,
             hidden_size,
             fused,
-            x: random(ops, DTYPE, len, 1, 1.0)?,
-            delta: random(ops, DTYPE, second, 2, 1.0)?,
-            sum: poisoned(ops, DTYPE, second)?,
+            x: random(ops, dtype, len, 1, 1.0)?,
+            delta: random(ops, dtype, second, 2, 1.0)?,
+            sum: poisoned(ops, dtype, second)?,
             gamma: random(ops, DType::F32, hidden_size, 3, 1.0)?,
             beta: random(ops, DType::F32, hidden_size, 4, 1.0)?,
-            out: poisoned(ops, DTYPE, len)?,
+            out: poisoned(ops, dtype, len)?,
         })
     }
 }
@@ -104,16 +110,16 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 4]) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: [usize; 4]) -> Result<Self> {
         let [batch_size, seq_len, hidden_size, vocab_size] = dims;
         let host_ids = data::ids(batch_size * seq_len, vocab_size);
         Ok(Embedding {
             dims,
             ids: data::integers(ops, &host_ids)?,
             host_ids,
-            tokens: random(ops, DTYPE, vocab_size * hidden_size, 1, 1.0)?,
-            positions: random(ops, DTYPE, seq_len * hidden_size, 2, 1.0)?,
-            out: poisoned(ops, DTYPE, batch_size * seq_len * hidden_size)?,
+            tokens: random(ops, dtype, vocab_size * hidden_size, 1, 1.0)?,
+            positions: random(ops, dtype, seq_len * hidden_size, 2, 1.0)?,
+            out: poisoned(ops, dtype, batch_size * seq_len * hidden_size)?,
         })
     }
 }

@@ -8,7 +8,7 @@ use nanomoe::reference::{gelu_erf, gelu_tanh};
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, ROUNDING, Work, dot, sum_error, worse, worse_of};
+use super::work::{ROUNDING, Work, dot, sum_error, worse, worse_of};
 
 fn activation(variant: &str) -> Activation {
     match variant {
@@ -73,17 +73,22 @@ pub struct Gemm {
 }
 
 impl Gemm {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 3], variant: &'static str) -> Result<Self> {
+    pub fn new(
+        ops: &DeviceOperations,
+        dtype: DType,
+        dims: [usize; 3],
+        variant: &'static str,
+    ) -> Result<Self> {
         let [m, n, k] = dims;
         let residual = if variant == "residual" { m * n } else { 1 };
         Ok(Gemm {
             dims,
             variant,
-            a: random(ops, DTYPE, m * k, 1, 1.0)?,
-            b: random(ops, DTYPE, n * k, 2, 1.0 / (k as f32).sqrt())?,
+            a: random(ops, dtype, m * k, 1, 1.0)?,
+            b: random(ops, dtype, n * k, 2, 1.0 / (k as f32).sqrt())?,
             bias: random(ops, DType::F32, n, 3, 0.1)?,
-            residual: random(ops, DTYPE, residual, 4, 1.0)?,
-            out: poisoned(ops, DTYPE, m * n)?,
+            residual: random(ops, dtype, residual, 4, 1.0)?,
+            out: poisoned(ops, dtype, m * n)?,
         })
     }
 }
@@ -151,26 +156,26 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 3], variant: &str) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: [usize; 3], variant: &str) -> Result<Self> {
         let [tokens, width, inner] = dims;
         Ok(Mlp {
             dims,
             activation: activation(variant),
-            x: random(ops, DTYPE, tokens * width, 1, 1.0)?,
-            fc: random(ops, DTYPE, inner * width, 2, 1.0 / (width as f32).sqrt())?,
+            x: random(ops, dtype, tokens * width, 1, 1.0)?,
+            fc: random(ops, dtype, inner * width, 2, 1.0 / (width as f32).sqrt())?,
             fc_bias: random(ops, DType::F32, inner, 3, 0.1)?,
-            proj: random(ops, DTYPE, inner * width, 4, 1.0 / (inner as f32).sqrt())?,
-            residual: random(ops, DTYPE, tokens * width, 5, 1.0)?,
-            hidden: poisoned(ops, DTYPE, tokens * inner)?,
-            out: poisoned(ops, DTYPE, tokens * width)?,
+            proj: random(ops, dtype, inner * width, 4, 1.0 / (inner as f32).sqrt())?,
+            residual: random(ops, dtype, tokens * width, 5, 1.0)?,
+            hidden: poisoned(ops, dtype, tokens * inner)?,
+            out: poisoned(ops, dtype, tokens * width)?,
         })
     }
 }
 
-impl Work for Mlp {
-    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+impl Mlp {
+    fn params(&mut self) -> MlpParams<Tensor<'_>, TensorMut<'_>> {
         let [tokens, width, inner] = self.dims;
-        ops.mlp(MlpParams {
+        MlpParams {
             out: self.out.tensor_mut(&[tokens, width]),
             x: self.x.tensor(&[tokens, width]),
             hidden: self.hidden.tensor_mut(&[tokens, inner]),
@@ -180,7 +185,13 @@ impl Work for Mlp {
             proj_bias: None,
             activation: self.activation,
             residual: Residual::From(self.residual.tensor(&[tokens, width])),
-        })
+        }
+    }
+}
+
+impl Work for Mlp {
+    fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.mlp(self.params())
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -211,9 +222,7 @@ impl Work for Mlp {
         4.0 * self.dims.iter().map(|&n| n as f64).product::<f64>()
     }
 
-    /// The hidden layer might stay on the chip.
     fn bytes(&mut self) -> f64 {
-        let [tokens, width, inner] = self.dims;
-        (2 * (3 * tokens * width + 2 * width * inner)) as f64
+        self.params().fewest_bytes() as f64
     }
 }

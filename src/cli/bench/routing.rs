@@ -2,13 +2,13 @@
 
 use nanomoe::Result;
 use nanomoe::buffer::Buffer;
-use nanomoe::kernels::DeviceOperations;
+use nanomoe::kernels::{DeviceOperations, traffic};
 use nanomoe::operations::*;
 use nanomoe::reference::topk_gating;
-use nanomoe::tensor::DType;
+use nanomoe::tensor::{DType, Tensor, TensorMut};
 
 use super::data::{self, poisoned, random, sample};
-use super::work::{DTYPE, Work, dot, sum_error, worse};
+use super::work::{Work, dot, sum_error, worse};
 
 /// `logits = x · weightᵀ` in f32.
 pub struct RouterLogits {
@@ -19,11 +19,11 @@ pub struct RouterLogits {
 }
 
 impl RouterLogits {
-    pub fn new(ops: &DeviceOperations, dims: [usize; 3]) -> Result<Self> {
+    pub fn new(ops: &DeviceOperations, dtype: DType, dims: [usize; 3]) -> Result<Self> {
         let [num_tokens, hidden_size, num_experts] = dims;
         Ok(RouterLogits {
             dims,
-            x: random(ops, DTYPE, num_tokens * hidden_size, 1, 1.0)?,
+            x: random(ops, dtype, num_tokens * hidden_size, 1, 1.0)?,
             weight: random(ops, DType::F32, num_experts * hidden_size, 5, 1.0 / (hidden_size as f32).sqrt())?,
             logits: poisoned(ops, DType::F32, num_tokens * num_experts)?,
         })
@@ -38,6 +38,21 @@ impl RouterLogits {
             weight: self.weight.tensor(&[num_experts, hidden_size]),
             noise: None,
         })
+    }
+
+    pub fn weight(&self) -> Tensor<'_> {
+        let [_, hidden_size, num_experts] = self.dims;
+        self.weight.tensor(&[num_experts, hidden_size])
+    }
+
+    fn params(&mut self) -> RouterLogitsParams<Tensor<'_>, TensorMut<'_>> {
+        let [num_tokens, hidden_size, num_experts] = self.dims;
+        RouterLogitsParams {
+            logits: self.logits.tensor_mut(&[num_tokens, num_experts]),
+            x: self.x.tensor(&[num_tokens, hidden_size]),
+            weight: self.weight.tensor(&[num_experts, hidden_size]),
+            noise: None,
+        }
     }
 
     pub fn check_on(&self, ops: &DeviceOperations, x: &Buffer) -> Result<f64> {
@@ -58,13 +73,12 @@ impl RouterLogits {
 
 impl Work for RouterLogits {
     fn launch(&mut self, ops: &DeviceOperations) -> Result<()> {
-        let [num_tokens, hidden_size, num_experts] = self.dims;
-        ops.router_logits(RouterLogitsParams {
-            logits: self.logits.tensor_mut(&[num_tokens, num_experts]),
-            x: self.x.tensor(&[num_tokens, hidden_size]),
-            weight: self.weight.tensor(&[num_experts, hidden_size]),
-            noise: None,
-        })
+        ops.router_logits(self.params())
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        let raw = self.params().raw(ops.place())?;
+        Ok(Some(traffic::router_logits_bytes(ops.kernels(), &raw)?))
     }
 
     fn check(&mut self, ops: &DeviceOperations) -> Result<f64> {
@@ -76,8 +90,7 @@ impl Work for RouterLogits {
     }
 
     fn bytes(&mut self) -> f64 {
-        let [num_tokens, hidden_size, num_experts] = self.dims;
-        (2 * num_tokens * hidden_size + 4 * num_experts * (num_tokens + hidden_size)) as f64
+        self.params().fewest_bytes() as f64
     }
 }
 
@@ -122,10 +135,10 @@ impl Routed {
         })
     }
 
-    pub fn gate(&mut self, ops: &DeviceOperations) -> Result<()> {
+    fn gating_params(&mut self) -> TopkGatingParams<Tensor<'_>, TensorMut<'_>> {
         let shape = [self.num_tokens, self.k];
         let scratch = self.gating_scratch.len();
-        ops.topk_gating(TopkGatingParams {
+        TopkGatingParams {
             logits: self.logits.tensor(&[self.num_tokens, self.num_experts]),
             selection_bias: None,
             forced_ids: None,
@@ -135,13 +148,13 @@ impl Routed {
             counts: None,
             losses: None,
             scratch: self.gating_scratch.tensor_mut(&[scratch]),
-        })
+        }
     }
 
-    pub fn dispatch(&mut self, ops: &DeviceOperations) -> Result<()> {
+    fn dispatch_params(&mut self) -> MoeDispatchParams<Tensor<'_>, TensorMut<'_>> {
         let shape = [self.num_tokens, self.k];
         let scratch = self.dispatch_scratch.len();
-        ops.moe_dispatch(MoeDispatchParams {
+        MoeDispatchParams {
             expert_ids: self.ids.tensor(&shape),
             num_experts: self.num_experts,
             capacity: self.capacity,
@@ -149,7 +162,15 @@ impl Routed {
             row_tokens: self.tokens.tensor_mut(&[self.num_tokens * self.k]),
             slots: self.slots.tensor_mut(&shape),
             scratch: self.dispatch_scratch.tensor_mut(&[scratch]),
-        })
+        }
+    }
+
+    pub fn gate(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.topk_gating(self.gating_params())
+    }
+
+    pub fn dispatch(&mut self, ops: &DeviceOperations) -> Result<()> {
+        ops.moe_dispatch(self.dispatch_params())
     }
 
     /// What dispatch should give: (expert_offsets, row_tokens, slots)
@@ -193,7 +214,7 @@ impl Work for Gating {
     }
 
     fn bytes(&mut self) -> f64 {
-        (4 * self.0.num_tokens * (self.0.num_experts + 2 * self.0.k)) as f64
+        self.0.gating_params().fewest_bytes() as f64
     }
 }
 
@@ -225,6 +246,11 @@ impl Work for Dispatch {
     }
 
     fn bytes(&mut self) -> f64 {
-        (12 * self.0.num_tokens * self.0.k + 4 * (self.0.num_experts + 1)) as f64
+        self.0.dispatch_params().fewest_bytes() as f64
+    }
+
+    fn launch_bytes(&mut self, ops: &DeviceOperations) -> Result<Option<u64>> {
+        let raw = self.0.dispatch_params().raw(ops.place())?;
+        Ok(Some(traffic::moe_dispatch_bytes(&raw)?))
     }
 }

@@ -10,7 +10,7 @@ use super::cases::Case;
 use super::measure::Times;
 use super::{attention, experts, forward, lm_head, norms, products, routing, sampling};
 
-/// Storage type of matrices and activations.
+/// Storage type of matrices and activations that are measured.
 pub const DTYPE: DType = DType::BF16;
 /// Half a unit in the last place of bf16, relative: what rounding to it costs at most.
 pub const ROUNDING: f64 = 1.0 / 256.0;
@@ -45,24 +45,31 @@ pub trait Work {
 
 /// The inputs of `case`, with a poisoned result.
 pub fn prepare(ops: &DeviceOperations, case: &Case) -> Result<Box<dyn Work>> {
+    prepare_in(DTYPE, ops, case)
+}
+
+/// The same in any storage type; answers are checked in [`DTYPE`] only.
+pub fn prepare_in(dtype: DType, ops: &DeviceOperations, case: &Case) -> Result<Box<dyn Work>> {
     let d = &case.dims;
     let work: Box<dyn Work> = match case.op {
-        "gemm" => Box::new(products::Gemm::new(ops, [d[0], d[1], d[2]], case.variant)?),
-        "mlp" => Box::new(products::Mlp::new(ops, [d[0], d[1], d[2]], case.variant)?),
-        "attention" => Box::new(attention::Attention::new(ops, d)?),
-        "layer_norm" => Box::new(norms::LayerNorm::new(ops, d[0], d[1], case.variant == "residual")?),
-        "embedding" => Box::new(norms::Embedding::new(ops, [d[0], d[1], d[2], d[3]])?),
-        "router_logits" => Box::new(routing::RouterLogits::new(ops, [d[0], d[1], d[2]])?),
+        "gemm" => Box::new(products::Gemm::new(ops, dtype, [d[0], d[1], d[2]], case.variant)?),
+        "mlp" => Box::new(products::Mlp::new(ops, dtype, [d[0], d[1], d[2]], case.variant)?),
+        "attention" => Box::new(attention::Attention::new(ops, dtype, d)?),
+        "layer_norm" => Box::new(norms::LayerNorm::new(ops, dtype, d[0], d[1], case.variant == "residual")?),
+        "embedding" => Box::new(norms::Embedding::new(ops, dtype, [d[0], d[1], d[2], d[3]])?),
+        "router_logits" => Box::new(routing::RouterLogits::new(ops, dtype, [d[0], d[1], d[2]])?),
         "topk_gating" => {
             Box::new(routing::Gating(routing::Routed::new(ops, [d[0], d[1], d[2]], case.variant)?))
         }
         "moe_dispatch" => Box::new(routing::Dispatch::new(ops, [d[0], d[1], d[2]], case.variant)?),
-        "moe_gemm" => Box::new(experts::Experts::new(ops, d, case.variant, false)?),
-        "moe_combine" => Box::new(experts::Combine::new(ops, [d[0], d[1], d[2]])?),
-        "moe_layer" => Box::new(experts::Experts::new(ops, d, case.variant, true)?),
-        "lm_head" => Box::new(lm_head::LmHead::new(ops, [d[0], d[1], d[2]], case.variant == "argmax")?),
+        "moe_gemm" => Box::new(experts::Experts::new(ops, dtype, d, case.variant, false)?),
+        "moe_combine" => Box::new(experts::Combine::new(ops, dtype, [d[0], d[1], d[2]])?),
+        "moe_layer" => Box::new(experts::Experts::new(ops, dtype, d, case.variant, true)?),
+        "lm_head" => {
+            Box::new(lm_head::LmHead::new(ops, dtype, [d[0], d[1], d[2]], case.variant == "argmax")?)
+        }
         "sampling" => Box::new(sampling::Sampling::new(ops, [d[0], d[1]], case.variant)?),
-        "forward" => Box::new(forward::ForwardPass::new(ops, d, case.variant)?),
+        "forward" => Box::new(forward::ForwardPass::new(ops, dtype, d, case.variant)?),
         op => return Err(Error::Usage(format!("there is no benchmark of `{op}`"))),
     };
     // Other streams may launch it.

@@ -1,4 +1,4 @@
-//! Launcher of `kernels/sm90a/gemm.cu`: which tile, and its tensor maps.
+//! Launcher of `kernels/sm90a/gemm.cuh`: which tile, and its tensor maps.
 
 use super::super::Kernels;
 use super::super::gemm::Output;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::operations::{Activation, GemmDims, GemmParams, Residual};
 use crate::tensor::TensorView;
 
-/// `WgmmaGemmParams` of kernels/sm90a/gemm.cu.
+/// `WgmmaGemmParams` of kernels/sm90a/gemm.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct KernelParams {
@@ -71,12 +71,10 @@ pub unsafe fn gemm_with_wgmma(
     stream: RawStream,
 ) -> Result<()> {
     let dims = p.check()?;
-    let has_parts = |splits: u32| dims.k.div_ceil(BLOCK_K) >= splits as usize;
     let fits = loads_tensors(p, dims)
-        && match tile {
-            WgmmaTile::Split(splits) => WgmmaTile::GEMM.contains(&tile) && has_parts(splits),
-            _ => WgmmaTile::GEMM.contains(&tile) && stores_panels(p, dims),
-        };
+        && WgmmaTile::GEMM.contains(&tile)
+        && dims.k.div_ceil(BLOCK_K) >= tile.parts()
+        && (tile.is_split() || stores_panels(p, dims));
     if !fits {
         let message = format!("{tile:?} cannot serve {dims:?} with these types and alignments");
         return Err(Error::Tensor { operation: "gemm", message });
@@ -111,7 +109,7 @@ pub(in super::super) unsafe fn gemm(
     let (block_m, block_n) = tile.shape();
     let num_tiles = m.div_ceil(block_m) * n.div_ceil(block_n);
     let dtype = p.a.dtype;
-    if let WgmmaTile::Split(_) = tile {
+    if tile.is_split() {
         let config = tile.config(num_tiles)?;
         let args: [&[u8]; 3] = [&map_a.0, &map_b.0, bytemuck::bytes_of(&params)];
         let kernel = format!("wgmma_gemm_{}_{dtype}", tile.suffix());

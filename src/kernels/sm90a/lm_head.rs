@@ -31,11 +31,9 @@ pub(in super::super) fn pick(kernels: &Kernels, p: &LmHeadParams, dims: LmHeadDi
     if !kernels.uses_sm90a() || !fits(p, dims) {
         return None;
     }
-    Some(match (dims.num_rows, p.rows) {
-        (..=64, _) => WgmmaTile::T64x128,
-        (_, None) => WgmmaTile::T256x128,
-        (_, Some(_)) => WgmmaTile::T128x128,
-    })
+    let num_sms = kernels.device().properties().num_sms as usize;
+    let LmHeadDims { num_rows, vocab_size, hidden_size, .. } = dims;
+    Some(WgmmaTile::pick_vocab(num_rows, vocab_size, hidden_size, num_sms, p.rows.is_some()))
 }
 
 /// Whether the Hopper kernels can serve this product.

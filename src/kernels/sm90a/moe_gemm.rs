@@ -1,4 +1,4 @@
-//! Launcher of `kernels/sm90a/moe_gemm.cu` and `moe_gemm_split.cu`.
+//! Launcher of `kernels/sm90a/moe_gemm.cuh` and `moe_gemm_split.cu`.
 
 use super::super::Kernels;
 use super::super::gemm::Output;
@@ -8,7 +8,7 @@ use crate::device::RawStream;
 use crate::error::{Error, Result};
 use crate::operations::{Activation, MoeGemmDims, MoeGemmParams, Residual};
 
-/// `WgmmaMoeGemmParams` of kernels/sm90a/moe_gemm.cu.
+/// `WgmmaMoeGemmParams` of kernels/sm90a/moe_gemm.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct KernelParams {
@@ -64,9 +64,8 @@ pub unsafe fn moe_gemm_with_wgmma(
     stream: RawStream,
 ) -> Result<()> {
     let dims = p.check()?;
-    let has_parts = |parts: u32| dims.k.div_ceil(BLOCK_K) >= parts as usize;
-    let is_cut = !matches!(tile, WgmmaTile::Split(parts) if !has_parts(parts));
-    if !fits(p, dims) || !WgmmaTile::MOE.contains(&tile) || !is_cut {
+    let has_parts = dims.k.div_ceil(BLOCK_K) >= tile.parts();
+    if !fits(p, dims) || !WgmmaTile::MOE.contains(&tile) || !has_parts {
         let message = format!("{tile:?} cannot serve {dims:?} with these types and alignments");
         return Err(Error::Tensor { operation: "moe_gemm", message });
     }

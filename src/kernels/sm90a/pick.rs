@@ -13,8 +13,9 @@ const SM_BYTES_PER_CLOCK: usize = 64;
 const HBM_BYTES_PER_CLOCK: usize = 2700;
 /// Of a consumer's epilogue that hides under nothing, every 64 columns: the way through shared memory.
 const EPILOGUE_CLOCKS: usize = 500;
-/// A pass through the other CTAs' shared memory, with its two cluster barriers.
-const EXCHANGE_CLOCKS: usize = 1500;
+/// Two cluster barriers, and the bytes of the other CTAs' shared memory that arrive a clock.
+const EXCHANGE_CLOCKS: usize = 1000;
+const EXCHANGE_BYTES_PER_CLOCK: usize = 32;
 
 /// `[m, n]` outputs over `k` for each of `groups` weights.
 #[derive(Clone, Copy)]
@@ -24,16 +25,21 @@ struct Problem {
     n: usize,
     k: usize,
     num_sms: usize,
+    /// CTAs that an SM holds, where they are no more than the tile's own.
+    most_per_sm: usize,
 }
 
 impl WgmmaTile {
     /// The tile of a dense product `[m, n]` over `k` on a GPU of `num_sms`. Without `has_panels`, which the wide tiles need
     /// for their way out, a split one.
     pub fn pick(m: usize, n: usize, k: usize, num_sms: usize, has_panels: bool) -> WgmmaTile {
-        let problem = Problem { groups: 1, m, n, k, num_sms };
+        let problem = Problem { groups: 1, m, n, k, num_sms, most_per_sm: 2 };
         // Of equals the first: it reads L2 least.
         let wide = [WgmmaTile::T256x256, WgmmaTile::T256x128, WgmmaTile::T128x192, WgmmaTile::T128x128];
-        problem.best(if has_panels && m > 64 { &wide } else { &[] })
+        let split = [WgmmaTile::Split128x128(2), WgmmaTile::Split128x128(4), WgmmaTile::Split128x192(4)];
+        let wide = if has_panels { &wide[..] } else { &[] };
+        let split = split.into_iter().filter(|tile| k.div_ceil(BLOCK_K) >= 2 * tile.parts());
+        problem.best(wide.iter().copied().chain(split).filter(|_| m > 64))
     }
 
     /// The tile of a grouped product of `max_rows` rows over `num_experts` weights `[n, k]`. Only the device knows how the
@@ -46,16 +52,31 @@ impl WgmmaTile {
         num_sms: usize,
     ) -> WgmmaTile {
         let groups = num_experts.min(max_rows).max(1);
-        let problem = Problem { groups, m: max_rows.div_ceil(groups), n, k, num_sms };
-        problem.best(&[WgmmaTile::T256x256, WgmmaTile::T256x128, WgmmaTile::T128x128, WgmmaTile::T64x128])
+        let problem = Problem { groups, m: max_rows.div_ceil(groups), n, k, num_sms, most_per_sm: 2 };
+        problem.best(
+            [WgmmaTile::T256x256, WgmmaTile::T256x128, WgmmaTile::T128x128, WgmmaTile::T64x128].into_iter(),
+        )
+    }
+
+    /// The tile of a product of `num_rows` rows over the vocabulary. Only the widest cannot gather rows.
+    pub fn pick_vocab(
+        num_rows: usize,
+        vocab_size: usize,
+        hidden_size: usize,
+        num_sms: usize,
+        gathers: bool,
+    ) -> WgmmaTile {
+        let (m, n, k) = (num_rows, vocab_size, hidden_size);
+        let problem = Problem { groups: 1, m, n, k, num_sms, most_per_sm: 1 };
+        let tiles = WgmmaTile::LM_HEAD.into_iter().filter(|&tile| !gathers || tile != WgmmaTile::T256x128);
+        tiles.min_by_key(|&tile| problem.predicted_clocks(tile)).unwrap_or(WgmmaTile::T64x128)
     }
 }
 
 impl Problem {
-    fn best(self, tiles: &[WgmmaTile]) -> WgmmaTile {
+    fn best(self, tiles: impl Iterator<Item = WgmmaTile>) -> WgmmaTile {
         let split = self.split();
-        let tiles = tiles.iter().copied().chain([split]);
-        tiles.min_by_key(|&tile| self.predicted_clocks(tile)).unwrap_or(split)
+        tiles.chain([split]).min_by_key(|&tile| self.predicted_clocks(tile)).unwrap_or(split)
     }
 
     /// Tiles of the whole output.
@@ -74,8 +95,8 @@ impl Problem {
     fn predicted_clocks(self, tile: WgmmaTile) -> usize {
         let (block_m, block_n) = tile.shape();
         let cluster = tile.cluster() as usize;
-        let parts = if let WgmmaTile::Split(parts) = tile { parts as usize } else { 1 };
-        let slots = self.num_sms * tile.blocks_per_sm() / cluster;
+        let parts = tile.parts();
+        let slots = self.num_sms * tile.blocks_per_sm().min(self.most_per_sm) / cluster;
         let tiles = self.tiles(tile);
         let waves = tiles.div_ceil(slots);
         let ctas = tiles.min(slots) * cluster;
@@ -97,7 +118,10 @@ impl Problem {
             WgmmaTile::T256x128 | WgmmaTile::T128x128 => 2 * epilogue,
             // Two CTAs on an SM hide each other's: the last is 64 rows of 128 columns or two of 64.
             WgmmaTile::T64x128 | WgmmaTile::Split(1) => 2 * EPILOGUE_CLOCKS,
-            WgmmaTile::Split(_) => waves * (epilogue + EXCHANGE_CLOCKS),
+            WgmmaTile::Split(_) | WgmmaTile::Split128x128(_) | WgmmaTile::Split128x192(_) => {
+                let exchange = EXCHANGE_CLOCKS + block_m * block_n * 4 / EXCHANGE_BYTES_PER_CLOCK;
+                waves * (epilogue + exchange)
+            }
             WgmmaTile::T256x256 | WgmmaTile::T128x192 => waves * epilogue,
         };
         products.max(weights) + exposed

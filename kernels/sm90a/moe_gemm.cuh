@@ -8,8 +8,10 @@
 //   256x128 a cluster (128x128 a CTA), ping-pong  many rows, small K: an epilogue (GELU) hides under the next products
 //   128x128 ping-pong                             about a hundred rows an expert
 //   64x128                                        few: as many bytes of weights under way, half the rows wasted
-// moe_gemm_split.cu has tiles for still fewer.
+// moe_gemm_split.cu has tiles for still fewer. Kernels: moe_gemm_bf16.cu, moe_gemm_f16.cu.
 // Launcher: src/kernels/sm90a/moe_gemm.rs
+#pragma once
+
 #include "moe_gemm_params.cuh"
 #include "wgmma_gemm.cuh"
 
@@ -54,11 +56,8 @@ __device__ __forceinline__ void grouped_kernel(
     DEFINE_MOE_GEMM(wgmma_moe_gemm_gelu_##tile##_##dtype, Config##tile##dtype, true)             \
     DEFINE_MOE_GEMM(wgmma_moe_gemm_gather_##tile##_##dtype, Config##tile##dtype##Gather, false)  \
     DEFINE_MOE_GEMM(wgmma_moe_gemm_gather_gelu_##tile##_##dtype, Config##tile##dtype##Gather, true)
-#define DEFINE_ALL(dtype, T)                                     \
+#define DEFINE_ALL_MOE_GEMMS(dtype, T)                                     \
     DEFINE_MOE_GEMMS(256x256, dtype, T, MoeCooperative)          \
     DEFINE_MOE_GEMMS(256x128, dtype, T, MoePingPong)             \
     DEFINE_MOE_GEMMS(128x128, dtype, T, MoePingPong)             \
     DEFINE_MOE_GEMMS(64x128, dtype, T, MoeSingle)
-
-DEFINE_ALL(bf16, Bf16)
-DEFINE_ALL(f16, F16)
