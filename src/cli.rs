@@ -109,9 +109,31 @@ struct GenerateArgs {
     /// Choose among the fewest tokens that have this probability together
     #[arg(long, value_name = "F", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
+    /// Choose among the tokens at least F times as probable as the most probable one only
+    #[arg(long, value_name = "F", default_value_t = 0.0, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Makes tokens that were there before less likely; 1 for no penalty
+    #[arg(long, value_name = "F", default_value_t = 1.0, allow_negative_numbers = true)]
+    repetition_penalty: f32,
     /// The same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 1337, allow_negative_numbers = true)]
     seed: u64,
+    /// A file of prompts, a line of JSON each (a string, or an object with `prompt`), `-` for standard input; a line of
+    /// JSON comes out for each text
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+    /// Texts from each prompt
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    num_samples: usize,
+    /// Texts that are made at a time
+    #[arg(long, value_name = "N", default_value_t = 32, allow_negative_numbers = true)]
+    max_batch: usize,
+    /// End a text before this string; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Give the logarithm of each token's probability too
+    #[arg(long)]
+    logprobs: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -252,7 +274,8 @@ impl From<MoeName> for MoeMode {
     }
 }
 
-/// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly, 3 out of the time allowed.
+/// Runs the command on the command line. Exit codes: 0 done, 1 failed, 2 used wrongly, 3 out of the time allowed,
+/// 130 interrupted.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
@@ -273,6 +296,7 @@ pub fn main() -> ExitCode {
         Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(Failure::Found) => ExitCode::FAILURE,
         Err(Failure::OutOfTime) => ExitCode::from(3),
+        Err(Failure::Interrupted) => ExitCode::from(130),
         Err(Failure::Error(error)) => {
             tell(format_args!("error: {}", printable(&error.to_string())));
             ExitCode::from(error.exit_code())

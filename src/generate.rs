@@ -14,10 +14,10 @@ pub use sampling::{NAN, Sampling, sample};
 
 use crate::error::{Error, Result};
 use crate::model::{
-    Forward, ForwardOutput, HiddenStates, Input, LogitRows, Model, MoeMode, SequenceId, Session,
+    Draw, Forward, ForwardOutput, HiddenStates, Input, LogitRows, Model, MoeMode, SequenceId, Session,
     SessionOptions, Workspace,
 };
-use crate::operations::Operations;
+use crate::operations::{Operations, SamplingSettings};
 
 /// How to go on from a prompt.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct GenerateOptions {
     pub end_of_text: Option<u32>,
     /// Prompts that are continued at a time.
     pub max_batch: usize,
+    /// Gives the logarithm of each id's probability.
+    pub logprobs: bool,
 }
 
 /// Tokens of a prompt that are computed at a time.
@@ -48,21 +50,29 @@ impl Default for GenerateOptions {
             masked: Vec::new(),
             end_of_text: None,
             max_batch: 32,
+            logprobs: false,
         }
     }
 }
 
 /// What happens while generating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
     /// An id was generated.
-    Token(u32),
+    Token {
+        /// The id.
+        id: u32,
+        /// The logarithm of its probability before temperature and limits, with [`GenerateOptions::logprobs`].
+        logprob: Option<f32>,
+    },
     /// The sequence has outgrown the position table: from now on only the last `block_size` ids are seen, and every
     /// step computes all of them. Said once.
     Cropped {
         /// The longest sequence.
         block_size: usize,
     },
+    /// It is over. What the callback says then does not matter.
+    Ended(Stop),
 }
 
 /// Why generation ended.
@@ -141,6 +151,7 @@ pub fn generate_many(
         {
             let text = Text::new(number, prompt);
             if options.max_tokens == 0 {
+                let _ = on_event(number, Event::Ended(Stop::MaxTokens));
                 done[number] = Some(text.end(Stop::MaxTokens));
             } else {
                 generator.live.push(text);
@@ -192,6 +203,11 @@ impl Text {
         }
     }
 
+    /// What the model sees: the last `block_size` ids.
+    fn window(&self, model: &Model) -> &[u32] {
+        &self.ids[self.ids.len().saturating_sub(model.config().block_size)..]
+    }
+
     fn end(mut self, stop: Stop) -> Generated {
         let prefill = self.first.unwrap_or_default();
         let decode = self.start.elapsed().saturating_sub(prefill);
@@ -199,15 +215,93 @@ impl Text {
     }
 }
 
+/// An id, and the logarithm of its probability where that was asked for.
+type Chosen = (u32, Option<f32>);
+
+/// How the next ids of some texts are drawn.
+struct Drawing {
+    settings: Vec<SamplingSettings>,
+    /// Bits of the ids in each text; empty without a penalty on them.
+    seen: Vec<i32>,
+}
+
+/// Bit `id % 32` of word `id / 32`.
+fn bits_of(ids: impl Iterator<Item = u32>, vocab_size: usize) -> Vec<i32> {
+    let mut words = vec![0; vocab_size.div_ceil(32)];
+    ids.for_each(|id| words[id as usize / 32] |= 1 << (id % 32));
+    words
+}
+
+/// By what rule ids are chosen.
+struct Choice<'a> {
+    options: &'a GenerateOptions,
+    vocab_size: usize,
+    /// Bits of the ids that may be generated, `[vocab_size.div_ceil(32)]`.
+    allowed: Vec<i32>,
+    /// Ids that may be generated are exactly those below, where that says it all: the head itself can choose then.
+    allowed_vocab: Option<usize>,
+}
+
+impl<'a> Choice<'a> {
+    fn new(vocab_size: usize, options: &'a GenerateOptions) -> Result<Self> {
+        let mut allowed = vec![true; vocab_size];
+        for &id in &options.masked {
+            allowed.get_mut(id as usize).into_iter().for_each(|allowed| *allowed = false);
+        }
+        let count = allowed.iter().filter(|&&allowed| allowed).count();
+        if count == 0 {
+            return Err(Error::Input(format!("all {vocab_size} ids are masked")));
+        }
+        let ids = (0..).zip(&allowed).filter(|(_, allowed)| **allowed).map(|(id, _)| id);
+        Ok(Choice {
+            options,
+            vocab_size,
+            allowed: bits_of(ids, vocab_size),
+            allowed_vocab: allowed[..count].iter().all(|&allowed| allowed).then_some(count),
+        })
+    }
+
+    /// What the head is asked for in a step of which this text is the first.
+    fn request<'r>(&'r self, drawing: &'r Option<Drawing>, text: &Text) -> Forward<'r> {
+        let sampling = &self.options.sampling;
+        let len = text.ids.len() as u64;
+        Forward {
+            moe: self.options.moe,
+            allowed_vocab: self.allowed_vocab,
+            noise_seed: sampling.seed.wrapping_add(len << 32),
+            argmax: if drawing.is_none() { LogitRows::Last } else { LogitRows::None },
+            draw: drawing.as_ref().map(|drawing| Draw {
+                settings: &drawing.settings,
+                allowed: self.allowed_vocab.is_none_or(|n| n < self.vocab_size).then_some(&self.allowed),
+                seen: (!drawing.seen.is_empty()).then_some(&drawing.seen),
+                logprobs: self.options.logprobs,
+            }),
+            ..Forward::default()
+        }
+    }
+
+    /// What differs from text to text in how an id is drawn; nothing where the head itself takes the best.
+    fn drawing(&self, texts: &[&Text]) -> Option<Drawing> {
+        let sampling = &self.options.sampling;
+        let penalises = sampling.repetition_penalty != 1.0;
+        let is_argmax = sampling.temperature == 0.0 && !penalises && !self.options.logprobs;
+        if is_argmax && self.allowed_vocab.is_some() {
+            return None;
+        }
+        let texts = || texts.iter().copied();
+        let seen = |text: &Text| bits_of(text.ids.iter().copied(), self.vocab_size);
+        Some(Drawing {
+            settings: texts().map(|text| sampling.settings(text.number as u32)).collect(),
+            seen: if penalises { texts().flat_map(seen).collect() } else { Vec::new() },
+        })
+    }
+}
+
 /// What computes the next id of each text.
 struct Generator<'a> {
     model: &'a Model,
     ops: &'a dyn Operations,
-    options: &'a GenerateOptions,
-    /// Whether each id may be generated, `[vocab_size]`.
-    allowed: Vec<bool>,
-    /// Ids that may be generated are exactly those below, where that says it all: the head itself can choose then.
-    allowed_vocab: Option<usize>,
+    choice: Choice<'a>,
     /// The cache, for texts that can use one.
     session: Option<Session<'a>>,
     /// For texts computed whole at each step; none until there is one.
@@ -223,14 +317,7 @@ impl<'a> Generator<'a> {
         options: &'a GenerateOptions,
     ) -> Result<Self> {
         let config = model.config();
-        let mut allowed = vec![true; config.vocab_size];
-        for &id in &options.masked {
-            allowed.get_mut(id as usize).into_iter().for_each(|allowed| *allowed = false);
-        }
-        let count = allowed.iter().filter(|&&allowed| allowed).count();
-        if count == 0 {
-            return Err(Error::Input(format!("all {} ids are masked", config.vocab_size)));
-        }
+        let choice = Choice::new(config.vocab_size, options)?;
         let drops = config.moe.as_ref().is_some_and(|moe| !moe.never_drops());
         let caches = !(drops && options.moe == MoeMode::Capacity);
         let cached = || prompts.iter().map(|prompt| prompt.len()).filter(|&len| len < config.block_size);
@@ -244,16 +331,7 @@ impl<'a> Generator<'a> {
             }
             _ => None,
         };
-        Ok(Generator {
-            model,
-            ops,
-            options,
-            allowed_vocab: allowed[..count].iter().all(|&allowed| allowed).then_some(count),
-            allowed,
-            session,
-            workspace: None,
-            live: Vec::new(),
-        })
+        Ok(Generator { model, ops, choice, session, workspace: None, live: Vec::new() })
     }
 
     /// One more id for every text; gives those that have ended.
@@ -271,27 +349,31 @@ impl<'a> Generator<'a> {
                 }
             }
         }
-        let mut results = self.end(&mut ended)?;
+        let mut results = self.end(&mut ended, on_event)?;
         let ids = self.next_ids()?;
-        for (text, id) in self.live.iter_mut().zip(ids) {
+        for (text, (id, logprob)) in self.live.iter_mut().zip(ids) {
             text.first.get_or_insert_with(|| text.start.elapsed());
-            if Some(id) == self.options.end_of_text {
+            if Some(id) == self.choice.options.end_of_text {
                 ended.push((text.number, Stop::EndOfText));
                 continue;
             }
             text.ids.push(id);
-            if on_event(text.number, Event::Token(id)).is_break() {
+            if on_event(text.number, Event::Token { id, logprob }).is_break() {
                 ended.push((text.number, Stop::Callback));
-            } else if text.ids.len() - text.prompt_len >= self.options.max_tokens {
+            } else if text.ids.len() - text.prompt_len >= self.choice.options.max_tokens {
                 ended.push((text.number, Stop::MaxTokens));
             }
         }
-        results.extend(self.end(&mut ended)?);
+        results.extend(self.end(&mut ended, on_event)?);
         Ok(results)
     }
 
     /// Takes these texts out.
-    fn end(&mut self, ended: &mut Vec<(usize, Stop)>) -> Result<Vec<(usize, Generated)>> {
+    fn end(
+        &mut self,
+        ended: &mut Vec<(usize, Stop)>,
+        on_event: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
+    ) -> Result<Vec<(usize, Generated)>> {
         let mut results = Vec::new();
         for (number, stop) in ended.drain(..) {
             let Some(index) = self.live.iter().position(|text| text.number == number) else { continue };
@@ -299,6 +381,7 @@ impl<'a> Generator<'a> {
             if let (Some(session), Some(sequence)) = (&mut self.session, text.sequence.take()) {
                 session.drop_sequence(sequence)?;
             }
+            let _ = on_event(number, Event::Ended(stop));
             results.push((number, text.end(stop)));
         }
         Ok(results)
@@ -306,9 +389,9 @@ impl<'a> Generator<'a> {
 
     /// The next id of every live text: new ones by a prefill each, those in the cache by one step together, the others
     /// by a pass over the whole of each.
-    fn next_ids(&mut self) -> Result<Vec<u32>> {
+    fn next_ids(&mut self) -> Result<Vec<Chosen>> {
         let block_size = self.model.config().block_size;
-        let mut ids = vec![0; self.live.len()];
+        let mut ids = vec![(0, None); self.live.len()];
         let mut growing = Vec::new();
         for index in 0..self.live.len() {
             let len = self.live[index].ids.len();
@@ -334,7 +417,9 @@ impl<'a> Generator<'a> {
             text.sequence.zip(text.ids.last().copied())
         };
         let tokens: Vec<(SequenceId, u32)> = growing.iter().filter_map(last).collect();
-        let request = self.request(self.live[growing[0]].ids.len());
+        let texts: Vec<&Text> = growing.iter().map(|&index| &self.live[index]).collect();
+        let drawing = self.choice.drawing(&texts);
+        let request = self.choice.request(&drawing, texts[0]);
         let Some(session) = &mut self.session else { return Ok(ids) };
         let output = session.decode(&tokens, &request)?;
         for (row, &index) in growing.iter().enumerate() {
@@ -343,16 +428,17 @@ impl<'a> Generator<'a> {
         Ok(ids)
     }
 
-    fn prefill(&mut self, index: usize) -> Result<u32> {
-        let request = self.request(self.live[index].ids.len());
+    fn prefill(&mut self, index: usize) -> Result<Chosen> {
         let Some(session) = &mut self.session else { return self.recompute(index) };
-        let sequence = session.start()?;
         let text = &mut self.live[index];
+        let drawing = self.choice.drawing(&[text]);
+        let request = self.choice.request(&drawing, text);
+        let sequence = session.start()?;
         text.sequence = Some(sequence);
         let mut pieces = text.ids.chunks(MAX_PREFILL).peekable();
         let mut output = ForwardOutput::default();
         while let Some(piece) = pieces.next() {
-            let silent = Forward { logits: LogitRows::None, argmax: LogitRows::None, ..request };
+            let silent = Forward { argmax: LogitRows::None, draw: None, ..request };
             let request = if pieces.peek().is_some() { silent } else { request };
             output = session.prefill(sequence, Input::Ids(piece), &request)?;
         }
@@ -360,67 +446,49 @@ impl<'a> Generator<'a> {
     }
 
     /// A pass over the last `block_size` ids.
-    fn recompute(&mut self, index: usize) -> Result<u32> {
-        let request = self.request(self.live[index].ids.len());
-        let output = self.forward(index, &request)?;
+    fn recompute(&mut self, index: usize) -> Result<Chosen> {
+        self.make_room(index)?;
+        let text = &self.live[index];
+        let drawing = self.choice.drawing(&[text]);
+        let request = self.choice.request(&drawing, text);
+        let Some(workspace) = &mut self.workspace else { return Ok((0, None)) };
+        let output = self.model.forward(self.ops, workspace, 1, text.window(self.model), &request)?;
         self.chosen(&output, 0, index)
     }
 
-    fn forward(&mut self, index: usize, request: &Forward<'_>) -> Result<ForwardOutput> {
-        let ids = &self.live[index].ids;
-        let block_size = self.model.config().block_size;
-        let window = &ids[ids.len().saturating_sub(block_size)..];
-        if self.workspace.as_ref().is_none_or(|workspace| workspace.max_tokens() < window.len()) {
-            let room = ids.len().saturating_add(self.options.max_tokens).min(block_size);
+    /// A workspace for what a text may become.
+    fn make_room(&mut self, index: usize) -> Result<()> {
+        let text = &self.live[index];
+        let needed = text.window(self.model).len();
+        if self.workspace.as_ref().is_none_or(|workspace| workspace.max_tokens() < needed) {
+            let most = text.ids.len().saturating_add(self.choice.options.max_tokens);
             self.workspace = None;
-            self.workspace = Some(self.model.workspace(self.ops, room)?);
+            self.workspace = Some(self.model.workspace(self.ops, most.min(self.model.config().block_size))?);
         }
-        let Some(workspace) = &mut self.workspace else { return Ok(ForwardOutput::default()) };
-        self.model.forward(self.ops, workspace, 1, window, request)
-    }
-
-    /// What the head is asked for.
-    fn request(&self, len: usize) -> Forward<'static> {
-        let mut request = Forward {
-            moe: self.options.moe,
-            allowed_vocab: self.allowed_vocab,
-            noise_seed: self.options.sampling.seed.wrapping_add((len as u64) << 32),
-            ..Forward::default()
-        };
-        if self.is_greedy() {
-            request.argmax = LogitRows::Last;
-        } else {
-            request.logits = LogitRows::Last;
-        }
-        request
-    }
-
-    fn is_greedy(&self) -> bool {
-        self.options.sampling.temperature == 0.0 && self.allowed_vocab.is_some()
+        Ok(())
     }
 
     /// The id chosen in a row of a pass.
-    fn chosen(&mut self, output: &ForwardOutput, row: usize, index: usize) -> Result<u32> {
-        let text = &self.live[index];
-        let id = if self.is_greedy() {
-            output.argmax[row]
-        } else {
-            let vocab_size = self.model.config().vocab_size;
-            let logits = &output.logits[row * vocab_size..][..vocab_size];
-            let (sequence, position) = (text.number as u32, text.ids.len() as u64);
-            sample(logits, &self.options.sampling, &self.allowed, sequence, position)
-        };
+    fn chosen(&mut self, output: &ForwardOutput, row: usize, index: usize) -> Result<Chosen> {
+        let id = output.drawn.get(row).or(output.argmax.get(row)).copied().unwrap_or(NAN);
         match u32::try_from(id) {
-            Ok(id) => Ok(id),
+            Ok(id) => Ok((id, output.logprobs.get(row).copied())),
             Err(_) => Err(self.explain_nan(index)),
         }
     }
 
     /// Repeats the step, over all of the text, with hidden states to name where a NaN comes from.
     fn explain_nan(&mut self, index: usize) -> Error {
-        let (position, len) = (self.live[index].ids.len(), self.live[index].ids.len());
-        let request = Forward { hidden_states: HiddenStates::All, ..self.request(len) };
-        let output = match self.forward(index, &request) {
+        let position = self.live[index].ids.len();
+        let request =
+            Forward { moe: self.choice.options.moe, hidden_states: HiddenStates::All, ..Forward::default() };
+        let output = self.make_room(index).and_then(|()| match &mut self.workspace {
+            Some(workspace) => {
+                self.model.forward(self.ops, workspace, 1, self.live[index].window(self.model), &request)
+            }
+            None => Ok(ForwardOutput::default()),
+        });
+        let output = match output {
             Ok(output) => output,
             Err(error) => return error,
         };

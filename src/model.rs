@@ -1,6 +1,7 @@
 //! The whole forward pass, written once over [`Operations`]: the same lines run on a GPU, the virtual GPU and the CPU.
 
 mod attention;
+mod indices;
 mod kv_cache;
 mod leaks;
 mod moe;
@@ -14,7 +15,7 @@ mod workspace;
 pub use leaks::{Leak, find_leaks};
 pub use output::{ForwardOutput, LayerRouting};
 pub use recorded::RecordedForward;
-pub use request::{Forward, HiddenStates, Input, LogitRows, MoeMode, Targets};
+pub use request::{Draw, Forward, HiddenStates, Input, LogitRows, MoeMode, Targets};
 pub use session::{SequenceId, Session, SessionOptions};
 pub use workspace::Workspace;
 
@@ -22,13 +23,15 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::operations::{
     CrossEntropy, EmbeddingParams, LayerNormParams, LmHeadParams, MlpParams, Operations, Residual,
+    SamplingParams, SamplingSettings,
 };
 use crate::tensor::DType;
 use crate::weights::Checkpoint;
+use indices::Indices;
 use output::Recorder;
 use parameters::{Block, FeedForward, Norm, Parameters};
 use request::Step;
-use session::{CachedStep, SessionTokens};
+use session::CachedStep;
 
 /// A model whose parameters were uploaded to one provider of operations; pass that provider to every call.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ impl Model {
         request: &Forward<'_>,
     ) -> Result<ForwardOutput> {
         let step = Step::new(ops, self, workspace, batch_size, Input::Ids(ids), Some(0), request)?;
-        step.upload(workspace, &[])?;
+        step.upload(workspace, &Indices::of(&step).behind_whole(request))?;
         let mut record = Recorder::new(request, &self.config, step.num_tokens);
         self.launch(&step, workspace, None, &mut record)?;
         record.finish(&step, workspace)
@@ -140,7 +143,7 @@ impl Model {
             position_table: self.parameters.position_table.tensor(&[self.config.block_size, hidden_size]),
             first_positions: match step.first_position {
                 Some(_) => None,
-                None => Some(SessionTokens::of(step).positions(&workspace.indices)),
+                None => Some(Indices::of(step).positions(&workspace.indices)),
             },
             first_position: step.first_position.unwrap_or(0),
         })
@@ -197,7 +200,7 @@ impl Model {
                 rows: pass.gathers().then(|| head.rows.tensor(&[pass.num_rows])),
                 weight: self.parameters.head().tensor(&[vocab_size, hidden_size]),
                 bias: self.parameters.head_bias.as_ref().map(|bias| bias.tensor(&[vocab_size])),
-                logits: pass.logits.then(|| head.logits.tensor_mut(&[pass.num_rows, vocab_size])),
+                logits: pass.writes_logits().then(|| head.logits.tensor_mut(&[pass.num_rows, vocab_size])),
                 argmax: pass.argmax.then(|| head.argmax.tensor_mut(&[pass.num_rows])),
                 allowed_vocab: step.request.allowed_vocab.unwrap_or(vocab_size),
                 cross_entropy: pass.targets.map(|targets| CrossEntropy {
@@ -207,6 +210,20 @@ impl Model {
                 }),
                 scratch: head.scratch.tensor_mut(&[LmHeadParams::scratch_len(pass.num_rows, vocab_size)]),
             })?;
+            if let Some(request) = step.request.draw.filter(|_| pass.draws) {
+                let (batch_size, words) = (step.batch_size, vocab_size.div_ceil(32));
+                let draw = &mut workspace.draw;
+                step.ops.sampling(SamplingParams {
+                    logits: head.logits.tensor(&[batch_size, vocab_size]),
+                    allowed: request.allowed.map(|_| draw.allowed.tensor(&[words])),
+                    seen: request.seen.map(|_| draw.seen.tensor_mut(&[batch_size, words])),
+                    settings: draw.settings.tensor(&[batch_size, SamplingSettings::WORDS]),
+                    // An id stands behind all that its sequence has
+                    positions: Indices::of(step).lengths(&workspace.indices),
+                    ids: draw.ids.tensor_mut(&[batch_size]),
+                    logprobs: request.logprobs.then(|| draw.logprobs.tensor_mut(&[batch_size])),
+                })?;
+            }
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ const LAST: Forward<'static> = Forward {
     logits: LogitRows::Last,
     argmax: LogitRows::None,
     allowed_vocab: None,
+    draw: None,
     targets: None,
     hidden_states: HiddenStates::None,
     routing: false,

@@ -15,6 +15,8 @@ pub enum Failure {
     Found,
     /// The time allowed is over, and has been said so: exit code 3.
     OutOfTime,
+    /// Ctrl-C, and what was made until then has been shown: exit code 130.
+    Interrupted,
     /// Nobody reads standard output any more: no reason to complain.
     ClosedPipe,
 }

@@ -1,7 +1,8 @@
 //! `x += attention(normed)`: queries, keys and values, attention, output projection.
 
+use super::indices::Indices;
 use super::request::Step;
-use super::session::{CachedStep, KvAccess, SessionTokens};
+use super::session::{CachedStep, KvAccess};
 use super::{Model, Workspace};
 use crate::error::Result;
 use crate::operations::{Activation, AttentionParams, GemmParams, KvSplit, QkvParams, Residual};
@@ -74,7 +75,7 @@ impl Model {
             }
             Some(CachedStep { cache, access: KvAccess::Tables { kv_len } }) => {
                 let Some(tables) = &mut workspace.cached else { return Ok(()) };
-                let indices = SessionTokens::of(step);
+                let indices = Indices::of(step);
                 step.ops.qkv(QkvParams {
                     q: workspace.qkv.tensor_mut(&[tokens, hidden_size]),
                     kv: cache.rows_mut(layer),
@@ -91,7 +92,7 @@ impl Model {
                     k,
                     v,
                     kv_len: *kv_len,
-                    kv_lengths: Some(indices.kv_lengths(&workspace.indices)),
+                    kv_lengths: Some(indices.lengths(&workspace.indices)),
                     block_table: Some(tables.block_table.tensor(&[batch_size, tables.max_blocks])),
                     softmax_scale,
                     // The memory is that of one query a sequence

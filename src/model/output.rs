@@ -14,6 +14,10 @@ pub struct ForwardOutput {
     pub logits: Vec<f32>,
     /// `[rows]`, the rows asked for.
     pub argmax: Vec<i32>,
+    /// `[batch_size]`: the ids drawn, -1 from logits with a NaN.
+    pub drawn: Vec<i32>,
+    /// `[batch_size]`: logarithms of the drawn ids' probabilities, before temperature and limits.
+    pub logprobs: Vec<f32>,
     /// `[num_tokens]`: negative log-likelihood in nats of each target, 0 where ignored.
     pub token_losses: Vec<f32>,
     /// Mean over the targets that count, NaN if none does.
@@ -186,6 +190,12 @@ impl<'a> Recorder<'a> {
         let ops = step.ops;
         for (pass, head) in step.head_passes.iter().zip(&workspace.heads) {
             self.head(ops, head, pass)?;
+        }
+        if let Some(draw) = step.request.draw {
+            self.output.drawn = download_i32(ops, &workspace.draw.ids, step.batch_size)?;
+            if draw.logprobs {
+                self.output.logprobs = download_f32(ops, &workspace.draw.logprobs, step.batch_size)?;
+            }
         }
         let mut total = self.output.cross_entropy;
         if let (true, Some(config), Some(moe)) =

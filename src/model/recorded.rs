@@ -1,5 +1,6 @@
 //! A forward pass recorded once and launched as a whole: a CUDA graph.
 
+use super::indices::Indices;
 use super::output::Recorder;
 use super::request::Step;
 use super::{Forward, ForwardOutput, HiddenStates, Input, Model, Targets, Workspace, refuse};
@@ -75,7 +76,7 @@ impl RecordedForward<'_> {
         let request = Forward { targets, ..self.request };
         let step =
             Step::new(ops, self.model, &self.workspace, batch_size, Input::Ids(ids), Some(0), &request)?;
-        step.upload(&mut self.workspace, &[])?;
+        step.upload(&mut self.workspace, &Indices::of(&step).behind_whole(&request))?;
         // SAFETY: the graph uses the model's parameters, which are borrowed, and the workspace, which is owned and of
         // which the pass before the recording made as large as this one needs: nothing was allocated anew since.
         unsafe { ops.replay(&self.graph)? };

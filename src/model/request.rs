@@ -3,7 +3,7 @@
 use super::workspace::{HeadWorkspace, reserve, upload_f32, upload_i32};
 use super::{Model, Workspace, refuse};
 use crate::error::Result;
-use crate::operations::{LmHeadParams, Operations};
+use crate::operations::{LmHeadParams, Operations, SamplingSettings};
 
 /// What happens when more tokens choose an expert than it has slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -93,6 +93,20 @@ pub struct Targets<'a> {
     pub ignore_index: i32,
 }
 
+/// How the ids that follow are drawn, on the device: see [`crate::operations::SamplingParams`].
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// `[batch_size]`; [`crate::generate::Sampling::settings`] makes them.
+    pub settings: &'a [SamplingSettings],
+    /// `[vocab_size.div_ceil(32)]`: bit `id % 32` of word `id / 32` is set where the id may be drawn; all where `None`.
+    pub allowed: Option<&'a [i32]>,
+    /// `[batch_size, vocab_size.div_ceil(32)]`: bits of the ids that the repetition penalty applies to; none where
+    /// `None`.
+    pub seen: Option<&'a [i32]>,
+    /// Hands out the logarithm of each drawn id's probability too.
+    pub logprobs: bool,
+}
+
 /// What a forward pass is asked for. The default asks for nothing; what is not asked for is not computed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forward<'a> {
@@ -104,6 +118,8 @@ pub struct Forward<'a> {
     pub argmax: LogitRows<'a>,
     /// Ids from here on are never the best; all are allowed where `None`.
     pub allowed_vocab: Option<usize>,
+    /// Draws an id that follows the last position of every sequence.
+    pub draw: Option<Draw<'a>>,
     /// Computes the cross-entropy of every position, and its mean.
     pub targets: Option<Targets<'a>>,
     /// Which hidden states to hand out.
@@ -134,12 +150,20 @@ pub(super) struct Step<'a> {
 pub(super) struct HeadPass<'a> {
     rows: LogitRows<'a>,
     pub num_rows: usize,
+    /// Whether logits are handed out.
     pub logits: bool,
     pub argmax: bool,
+    /// Whether ids are drawn from the logits.
+    pub draws: bool,
     pub targets: Option<Targets<'a>>,
 }
 
 impl HeadPass<'_> {
+    /// Whether logits are written at all.
+    pub fn writes_logits(&self) -> bool {
+        self.logits || self.draws
+    }
+
     /// Whether it reads the rows named in the workspace; otherwise all.
     pub fn gathers(&self) -> bool {
         self.rows != LogitRows::All
@@ -202,6 +226,7 @@ impl<'a> Step<'a> {
         };
         step.check_override(model)?;
         step.check_head()?;
+        step.check_draw()?;
         Ok(step)
     }
 
@@ -231,7 +256,10 @@ impl<'a> Step<'a> {
         for (pass, head) in self.head_passes.iter().zip(&mut workspace.heads) {
             self.upload_head(head, pass)?;
         }
-        Ok(())
+        match self.request.draw {
+            Some(draw) => workspace.draw.upload(self.ops, &draw),
+            None => Ok(()),
+        }
     }
 
     /// The first block that runs.
@@ -269,7 +297,7 @@ impl<'a> Step<'a> {
     fn upload_head(&self, head: &mut HeadWorkspace, pass: &HeadPass<'_>) -> Result<()> {
         let (ops, rows) = (self.ops, pass.num_rows);
         reserve(ops, &mut head.scratch, LmHeadParams::scratch_len(rows, self.vocab_size))?;
-        if pass.logits {
+        if pass.writes_logits() {
             reserve(ops, &mut head.logits, rows * self.vocab_size)?;
         }
         if pass.argmax {
@@ -288,6 +316,24 @@ impl<'a> Step<'a> {
             reserve(ops, &mut head.targets, rows)?;
             reserve(ops, &mut head.losses, rows)?;
             upload_i32(ops, &mut head.targets, &ids)?;
+        }
+        Ok(())
+    }
+
+    /// Settings for each sequence, and as many bits as there are ids.
+    fn check_draw(&self) -> Result<()> {
+        let Some(draw) = self.request.draw else { return Ok(()) };
+        let (batch_size, words) = (self.batch_size, self.vocab_size.div_ceil(32));
+        let settings = draw.settings.len();
+        if settings != batch_size {
+            return refuse(format!("{settings} settings of sampling for {batch_size} sequences"));
+        }
+        for (what, bits, wanted) in
+            [("allowed", draw.allowed, words), ("seen", draw.seen, batch_size * words)]
+        {
+            if let Some(bits) = bits.filter(|bits| bits.len() != wanted) {
+                return refuse(format!("{} words of bits of {what} ids, expected {wanted}", bits.len()));
+            }
         }
         Ok(())
     }
@@ -337,15 +383,25 @@ fn head_passes<'a>(request: &Forward<'a>, batch_size: usize, num_tokens: usize) 
             LogitRows::Chosen(rows) => rows.len(),
         };
         let index = passes.iter().position(|pass| pass.rows == rows).unwrap_or_else(|| {
-            passes.push(HeadPass { rows, num_rows, logits: false, argmax: false, targets: None });
+            passes.push(HeadPass {
+                rows,
+                num_rows,
+                logits: false,
+                argmax: false,
+                draws: false,
+                targets: None,
+            });
             passes.len() - 1
         });
         Some(index)
     };
+    let drawn = if request.draw.is_some() { LogitRows::Last } else { LogitRows::None };
     let (logits, argmax, scored) = (pass_over(request.logits), pass_over(request.argmax), pass_over(scored));
+    let drawn = pass_over(drawn);
     for (index, pass) in passes.iter_mut().enumerate() {
         pass.logits = logits == Some(index);
         pass.argmax = argmax == Some(index);
+        pass.draws = drawn == Some(index);
         pass.targets = request.targets.filter(|_| scored == Some(index));
     }
     passes

@@ -8,11 +8,9 @@ use super::recorded::Ops;
 use super::request::Step;
 use super::workspace::{Workspace, upload_i32};
 use super::{Forward, ForwardOutput, HiddenStates, Input, LogitRows, Model, MoeMode, refuse};
-use crate::buffer::Buffer;
 use crate::device::Graph;
 use crate::error::{Error, Result};
 use crate::operations::{KvSplit, Operations};
-use crate::tensor::Tensor;
 
 /// How much a [`Session`] has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +68,8 @@ struct StepShape {
     logits: bool,
     argmax: bool,
     allowed_vocab: Option<usize>,
+    /// Whether ids are drawn: among allowed ones, with a penalty on those seen, with probabilities.
+    draw: Option<[bool; 3]>,
 }
 
 /// A pass over the cache.
@@ -85,39 +85,6 @@ pub(super) enum KvAccess {
     Run { first_row: usize, first_position: usize },
     /// Where the tables on the device say; no sequence has more than `kv_len` keys.
     Tables { kv_len: usize },
-}
-
-/// What a session's step uploads at once: ids `[num_tokens]`, cache rows `[num_tokens]`, positions `[batch_size]`, and
-/// lengths `[batch_size]`.
-#[derive(Clone, Copy)]
-pub(super) struct SessionTokens {
-    num_tokens: usize,
-    batch_size: usize,
-}
-
-impl SessionTokens {
-    pub fn of(step: &Step<'_>) -> Self {
-        SessionTokens { num_tokens: step.num_tokens, batch_size: step.batch_size }
-    }
-
-    fn part(self, indices: &Buffer, start: usize, len: usize) -> Tensor<'_> {
-        indices.tensor(&[indices.len()]).narrow(0, start, len)
-    }
-
-    /// The row of the cache for each token.
-    pub fn kv_rows(self, indices: &Buffer) -> Tensor<'_> {
-        self.part(indices, self.num_tokens, self.num_tokens)
-    }
-
-    /// The position of each sequence's first token.
-    pub fn positions(self, indices: &Buffer) -> Tensor<'_> {
-        self.part(indices, 2 * self.num_tokens, self.batch_size)
-    }
-
-    /// Keys of each sequence, the new ones among them.
-    pub fn kv_lengths(self, indices: &Buffer) -> Tensor<'_> {
-        self.part(indices, 2 * self.num_tokens + self.batch_size, self.batch_size)
-    }
 }
 
 impl<'a> Session<'a> {
@@ -261,14 +228,11 @@ impl<'a> Session<'a> {
         let Some(cached) = self.sequences.get_mut(&sequence) else { return refuse(unknown(sequence)) };
         self.cache.grow(cached, step.num_tokens)?;
         let len = position + step.num_tokens;
-        let mut behind = Vec::new();
+        let mut behind: Vec<i32> = self.cache.rows(cached, position..len).collect();
+        behind.extend([position as i32, len as i32]);
         let access = match self.cache.first_row_of_run(cached) {
             Some(first_row) => KvAccess::Run { first_row, first_position: position },
-            None => {
-                behind.extend(self.cache.rows(cached, position..len));
-                behind.extend([position as i32, len as i32]);
-                KvAccess::Tables { kv_len: len }
-            }
+            None => KvAccess::Tables { kv_len: len },
         };
         if let KvAccess::Tables { .. } = access {
             let row = cached.blocks.clone();
@@ -360,6 +324,7 @@ impl<'a> Session<'a> {
             logits: request.logits != LogitRows::None,
             argmax: request.argmax != LogitRows::None,
             allowed_vocab: request.allowed_vocab,
+            draw: request.draw.map(|draw| [draw.allowed.is_some(), draw.seen.is_some(), draw.logprobs]),
         };
         if records && let Some(Some(graph)) = self.graphs.get(&shape) {
             // SAFETY: the graph uses the model's parameters, which are borrowed, the cache, which never moves, and the

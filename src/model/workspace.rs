@@ -1,16 +1,19 @@
 //! All memory of a forward pass, allocated before the first.
 
+use super::Draw;
 use crate::buffer::{Buffer, zeroed};
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::operations::{AttentionDims, KvSplit, MoeDispatchParams, Operations, TopkGatingParams};
+use crate::operations::{
+    AttentionDims, KvSplit, MoeDispatchParams, Operations, SamplingSettings, TopkGatingParams,
+};
 use crate::tensor::DType;
 
 /// Activations for up to `max_tokens` tokens at a time. What the head gives grows to the largest request once.
 #[derive(Debug)]
 pub struct Workspace {
     pub(super) max_tokens: usize,
-    pub(super) indices: Buffer, // i32: the tokens' ids, and in a session's step what `SessionTokens` packs behind them
+    pub(super) indices: Buffer, // i32 [4 · num_tokens]: the tokens' ids, and behind them what `Indices` packs
     pub(super) x: Buffer,       // [num_tokens, hidden_size]: the residual stream
     pub(super) normed: Buffer,  // [num_tokens, hidden_size]
     pub(super) qkv: Buffer, // [num_tokens, 3 · hidden_size]; with a cache only q, [num_tokens, hidden_size]
@@ -18,12 +21,66 @@ pub struct Workspace {
     pub(super) hidden: Buffer, // [rows, intermediate_size]: rows are tokens, or assignments to experts
     pub(super) moe: Option<MoeWorkspace>,
     pub(super) heads: [HeadWorkspace; MAX_HEAD_PASSES],
+    pub(super) draw: DrawWorkspace,
     pub(super) cached: Option<CachedWorkspace>, // in a session
     pub(super) embeddings: Buffer, // [num_tokens, hidden_size]: of tokens that come without ids; empty until asked
 }
 
-/// Calls of the head in a forward pass: for logits, for the best ids, and for losses, each of rows of their own.
-pub(super) const MAX_HEAD_PASSES: usize = 3;
+/// Calls of the head in a forward pass: for logits, for the best ids, for losses, and for what is drawn, each of rows of
+/// their own.
+pub(super) const MAX_HEAD_PASSES: usize = 4;
+
+/// What drawing ids reads and writes, for each sequence; empty until asked. What is on the device already is not uploaded
+/// again.
+#[derive(Debug)]
+pub(super) struct DrawWorkspace {
+    pub settings: Buffer, // i32 [batch_size, SamplingSettings::WORDS]
+    pub allowed: Buffer,  // i32 [vocab_size.div_ceil(32)]
+    pub seen: Buffer,     // i32 [batch_size, vocab_size.div_ceil(32)]
+    pub ids: Buffer,      // i32 [batch_size]
+    pub logprobs: Buffer, // f32 [batch_size]
+    settings_there: Vec<SamplingSettings>,
+    allowed_there: Vec<i32>,
+}
+
+impl DrawWorkspace {
+    fn empty(ops: &dyn Operations) -> Result<Self> {
+        let none = |dtype| ops.allocate(dtype, 0);
+        Ok(DrawWorkspace {
+            settings: none(DType::I32)?,
+            allowed: none(DType::I32)?,
+            seen: none(DType::I32)?,
+            ids: none(DType::I32)?,
+            logprobs: none(DType::F32)?,
+            settings_there: Vec::new(),
+            allowed_there: Vec::new(),
+        })
+    }
+
+    /// Makes room, and uploads what differs.
+    pub fn upload(&mut self, ops: &dyn Operations, draw: &Draw<'_>) -> Result<()> {
+        reserve(ops, &mut self.ids, draw.settings.len())?;
+        if draw.logprobs {
+            reserve(ops, &mut self.logprobs, draw.settings.len())?;
+        }
+        if self.settings_there != draw.settings {
+            let words = bytemuck::cast_slice(draw.settings);
+            reserve(ops, &mut self.settings, words.len())?;
+            upload_i32(ops, &mut self.settings, words)?;
+            self.settings_there = draw.settings.to_vec();
+        }
+        if let Some(allowed) = draw.allowed.filter(|allowed| self.allowed_there != *allowed) {
+            reserve(ops, &mut self.allowed, allowed.len())?;
+            upload_i32(ops, &mut self.allowed, allowed)?;
+            self.allowed_there = allowed.to_vec();
+        }
+        if let Some(seen) = draw.seen {
+            reserve(ops, &mut self.seen, seen.len())?;
+            upload_i32(ops, &mut self.seen, seen)?;
+        }
+        Ok(())
+    }
+}
 
 /// What attention over the cache of a session needs.
 #[derive(Debug)]
@@ -89,14 +146,20 @@ impl Workspace {
         };
         Ok(Workspace {
             max_tokens,
-            indices: ops.allocate(DType::I32, max_tokens)?,
+            indices: ops.allocate(DType::I32, 4 * max_tokens)?,
             x: ops.allocate(dtype, wide)?,
             normed: ops.allocate(dtype, wide)?,
             qkv: ops.allocate(dtype, 3 * wide)?,
             attended: ops.allocate(dtype, wide)?,
             hidden: ops.allocate(dtype, max_tokens * k * config.intermediate_size)?,
             moe,
-            heads: [HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?, HeadWorkspace::empty(ops)?],
+            heads: [
+                HeadWorkspace::empty(ops)?,
+                HeadWorkspace::empty(ops)?,
+                HeadWorkspace::empty(ops)?,
+                HeadWorkspace::empty(ops)?,
+            ],
+            draw: DrawWorkspace::empty(ops)?,
             cached: None,
             embeddings: ops.allocate(dtype, 0)?,
         })
@@ -112,7 +175,6 @@ impl Workspace {
         (max_blocks, max_len): (usize, usize),
     ) -> Result<Self> {
         let mut workspace = Workspace::new(ops, config, dtype, max_tokens)?;
-        workspace.indices = ops.allocate(DType::I32, 2 * max_tokens + 2 * max_sequences)?;
         let dims = AttentionDims {
             batch_size: max_sequences,
             seq_len: 1,
@@ -140,7 +202,9 @@ impl Workspace {
                 [&head.rows, &head.logits, &head.argmax, &head.targets, &head.losses, &head.scratch];
             buffers.map(Buffer::len)
         };
-        self.heads.iter().flat_map(of_head).collect()
+        let draw = &self.draw;
+        let drawing = [&draw.settings, &draw.allowed, &draw.seen, &draw.ids, &draw.logprobs];
+        self.heads.iter().flat_map(of_head).chain(drawing.map(Buffer::len)).collect()
     }
 
     /// Tokens a forward pass may have.
