@@ -28,6 +28,7 @@ const LAST: Forward<'static> = Forward {
     targets: None,
     hidden_states: HiddenStates::None,
     routing: false,
+    attention_weights: None,
     route_override: None,
     noise_seed: 0,
 };
