@@ -119,7 +119,7 @@ fn write_tokens(html: &mut String, tokens: &[String], routing: &LayerRouting) ->
 fn write_load(html: &mut String, routing: &[LayerRouting], num_experts: usize) -> std::fmt::Result {
     writeln!(
         html,
-        "<section id=\"load\">\n<h2>Load by layer and expert</h2>\n<div class=\"wide\">\n<table>"
+        "<section id=\"load\">\n<h2>Load by layer and expert</h2>\n<div class=\"wide\" tabindex=\"0\">\n<table>"
     )?;
     writeln!(
         html,
@@ -163,7 +163,7 @@ fn write_attention(html: &mut String, tokens: &[String], attention: &Attention<'
     let Attention { layer, head, weights } = attention;
     let shown = tokens.len().min(MOST_ATTENDED);
     writeln!(html, "<section id=\"attention\">\n<h2>Attention of layer {layer}, head {head}</h2>")?;
-    writeln!(html, "<div class=\"wide\">\n<table class=\"attention\">")?;
+    writeln!(html, "<div class=\"wide\" tabindex=\"0\">\n<table class=\"attention\">")?;
     write!(html, "<caption>Percent of its attention that the token of a row gives to that of a column")?;
     if shown < tokens.len() {
         write!(html, "; the first {shown} of {} tokens", tokens.len())?;
