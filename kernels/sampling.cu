@@ -5,9 +5,9 @@
 // ids: [num_rows]    logprobs: f32 [num_rows], of the softmax over the logits as they came
 // All that is summed are integers (fixed_weight.cuh), and equal logits are taken in the order of ids, so neither the block
 // nor the executor shows in the ids. A block a row. Logits become integer keys of the same order; top-k and top-p are found
-// by radix selection, the largest digit first, in histograms of counts or of weights; what is left is a threshold. The
-// draw halves the row 32-fold by sums of weights. Every thread's largest key bounds the k-th largest from below, so that
-// for usual k few keys are counted at all.
+// by radix selection, the largest digit first, in histograms of counts or of weights; what is left is a threshold. Every
+// thread's largest key bounds the k-th largest from below, so that for usual k few keys are counted at all. The draw
+// narrows the row by the sums of the warps' parts, down to 32 ids.
 // Memory bound: 4 bytes an id, once. Keys stay in shared memory up to about 53,000 ids on Hopper, else each pass reads the
 // row again, from L2 as a rule. Passes: 1 for an argmax, 2 without limits, 3 more for top-k, 3 more for top-p, 1 more each
 // where equal logits are divided, and 1 for logprobs.

@@ -178,6 +178,12 @@ struct RoutingArgs {
     /// Show where a later token changed an earlier one, which capacity mode allows
     #[arg(long)]
     leaks: bool,
+    /// Also write a page for a browser: tokens by expert, load by layer, the attention of a head
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Whose attention the page shows
+    #[arg(long, value_name = "LAYER:HEAD", default_value = "0:0", requires = "html")]
+    attention: String,
     #[command(flatten)]
     model: ModelArgs,
 }

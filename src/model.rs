@@ -108,6 +108,9 @@ impl Model {
         record: &mut Recorder<'_>,
     ) -> Result<()> {
         let (ops, tokens) = (step.ops, step.num_tokens);
+        if cached.is_some() && step.request.attention_weights.is_some() {
+            return refuse("attention weights are not handed out for a sequence in a cache".into());
+        }
         if step.first_layer() == 0 {
             self.embedding(step, workspace)?;
             record.hidden_state(ops, workspace, 0)?;
@@ -115,6 +118,7 @@ impl Model {
         for (layer, block) in self.parameters.blocks.iter().enumerate().skip(step.first_layer()) {
             self.norm(ops, workspace, &block.norm1, tokens)?;
             self.attention(step, workspace, layer, cached.as_mut())?;
+            record.attention_weights(step, workspace, layer)?;
             self.norm(ops, workspace, &block.norm2, tokens)?;
             match &block.feed_forward {
                 FeedForward::Dense { .. } => self.mlp(ops, workspace, block, tokens)?,

@@ -29,6 +29,7 @@ mod qkv;
 mod readme;
 mod recorded;
 mod reference;
+mod routing_html;
 mod sampling;
 mod session;
 mod tokenizer;
@@ -66,6 +67,7 @@ fn main() -> std::process::ExitCode {
         readme::trials(),
         recorded::trials(),
         reference::trials(),
+        routing_html::trials(),
         session::trials(),
         sampling::trials(executors),
         tokenizer::trials(),

@@ -6,10 +6,10 @@ use nanomoe::operations::Operations;
 use nanomoe::reference;
 use nanomoe::tensor::DType;
 use nanomoe::verify::verify;
-use nanomoe::weights::Checkpoint;
+use nanomoe::weights::{Checkpoint, LayerWeight, Weight};
 
 use crate::common::{
-    Bound, Draft, check_close, encode, executors, golden, golden_dirs, random, report, trial,
+    Bound, Draft, check_close, encode, executors, f64s, golden, golden_dirs, random, report, trial,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -28,6 +28,7 @@ pub fn trials() -> Vec<Trial> {
         add("ignored_targets", ignored_targets);
         add("noisy", noisy);
         add("leaks", leaks);
+        add("attention_weights", attention_weights);
     }
     trials
 }
@@ -50,6 +51,60 @@ fn forward(ops: &dyn Operations, model: &Model, request: &Forward<'_>) -> Result
     let ids = ids(model.config().vocab_size);
     let mut workspace = model.workspace(ops, ids.len())?;
     Ok(model.forward(ops, &mut workspace, 2, &ids, request)?)
+}
+
+/// The weights of a head are what the reference's attention gives of values that are the unit vectors.
+fn attention_weights(ops: &dyn Operations) -> Result<(), Failed> {
+    let name = "nanomoe-dense";
+    let model = load(ops, name)?;
+    let config = model.config();
+    let (layer, head, head_dim, hidden_size) = (1, 2, config.head_dim(), config.hidden_size);
+    let request = Forward { attention_weights: Some((layer, head)), ..Forward::default() };
+    let got = forward(ops, &model, &request)?.attention_weights;
+
+    let checkpoint = Checkpoint::open(&golden(name))?;
+    let ids: Vec<i32> = ids(config.vocab_size).iter().map(|&id| id as i32).collect();
+    let trace = reference::forward(&checkpoint, 2, &ids, None, reference::Routing::default())?;
+    let read = |weight| -> Result<Option<Vec<f64>>, Failed> {
+        let weight = Weight::Layer(layer, weight);
+        let there = weight.is_in(config).then(|| checkpoint.read_f32(weight)).transpose()?;
+        Ok(there.map(|values| f64s(&values)))
+    };
+    let some = |weight| read(weight)?.ok_or_else(|| Failed::from("a weight that every block has"));
+    let gamma = some(LayerWeight::Norm1Gamma)?;
+    let beta = read(LayerWeight::Norm1Beta)?;
+    let eps = f64::from(config.norm_eps);
+    let normed = reference::layer_norm(&trace.hidden_states[layer], &gamma, beta.as_deref(), eps);
+    let mut qkv = reference::gemm(&normed, &some(LayerWeight::Qkv)?, hidden_size);
+    if let Some(bias) = read(LayerWeight::QkvBias)? {
+        reference::add_bias(&mut qkv, &bias);
+    }
+    let part = |index: usize| -> Vec<f64> {
+        let rows = qkv.chunks_exact(3 * hidden_size);
+        rows.flat_map(|row| &row[index * hidden_size + head * head_dim..][..head_dim]).copied().collect()
+    };
+    let units = (0..18).flat_map(|token| (0..head_dim).map(move |dim| f64::from(dim == token % 9)));
+    let shape = reference::AttentionShape {
+        batch_size: 2,
+        query_len: 9,
+        kv_len: 9,
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim,
+        scale: 1.0 / (head_dim as f64).sqrt(),
+        causal: true,
+    };
+    let attended = reference::attention(&part(0), &part(1), &units.collect::<Vec<_>>(), &shape, None);
+    let expected: Vec<f64> = attended.chunks_exact(head_dim).flat_map(|row| &row[..9]).copied().collect();
+    check_close("attention_weights", &[2, 9, 9], &got, &expected, Bound { absolute: 1e-5, relative: 1e-4 })?;
+
+    for wrong in [(config.num_layers, 0), (0, config.num_heads)] {
+        let refused = forward(ops, &model, &Forward { attention_weights: Some(wrong), ..request });
+        if !refused.is_err_and(|error| error.message().is_some_and(|m| m.contains("attention weights"))) {
+            return Err(format!("{wrong:?} was not refused").into());
+        }
+    }
+    Ok(())
 }
 
 /// Rows in any order, repeated, are the rows of all logits; a row that is not there is refused.

@@ -145,6 +145,7 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
         trials.push(trial("sampling", DType::F32, "many_seeds", executor, many_seeds));
         trials.push(trial("sampling", DType::F32, "none_allowed", executor, none_allowed));
         trials.push(trial("sampling", DType::F32, "no_rows", executor, no_rows));
+        trials.push(trial("sampling", DType::F32, "refusals", executor, refusals));
         if executor.is_cpu() {
             trials.push(trial("sampling", DType::F32, "frequencies", executor, frequencies));
         }
@@ -320,6 +321,39 @@ fn no_rows(ops: &dyn Operations) -> Result<(), Failed> {
         ids: ids.tensor_mut(&[0]),
         logprobs: None,
     })?)
+}
+
+/// What does not fit is named.
+fn refusals(ops: &dyn Operations) -> Result<(), Failed> {
+    let floats = ops.allocate(DType::F32, (1 << 20) + 1)?;
+    let integers = ops.allocate(DType::I32, 1 << 16)?;
+    let words = SamplingSettings::WORDS;
+    // The vocabulary, words of `allowed` and `seen`, words of settings, and what is wrong
+    for (vocab_size, num_words, num_settings, wrong) in [
+        (0, 0, words, "vocab_size is 0, expected 1 to 1048576"),
+        ((1 << 20) + 1, (1 << 15) + 1, words, "vocab_size is 1048577, expected 1 to 1048576"),
+        (33, 1, words, "allowed has shape [1], expected [2] [ceil(vocab_size / 32)]"),
+        (33, 2, words - 1, "settings has shape [1, 7], expected [1, 8] [num_rows, words]"),
+    ] {
+        let (mut ids, mut seen) = (ops.allocate(DType::I32, 1)?, ops.allocate(DType::I32, num_words)?);
+        let refused = ops.sampling(SamplingParams {
+            logits: floats.tensor(&[floats.len()]).narrow(0, 0, vocab_size).reshape(&[1, vocab_size]),
+            allowed: Some(integers.tensor(&[integers.len()]).narrow(0, 0, num_words)),
+            seen: Some(seen.tensor_mut(&[1, num_words])),
+            settings: integers
+                .tensor(&[integers.len()])
+                .narrow(0, 0, num_settings)
+                .reshape(&[1, num_settings]),
+            positions: integers.tensor(&[integers.len()]).narrow(0, 0, 1),
+            ids: ids.tensor_mut(&[1]),
+            logprobs: None,
+        });
+        let told = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        if !told.contains(wrong) {
+            return Err(format!("{told:?}, expected {wrong:?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// How often each id comes, against its probability in f64: five standard deviations at most.

@@ -29,6 +29,7 @@ const LAST: Forward<'static> = Forward {
     targets: None,
     hidden_states: HiddenStates::None,
     routing: false,
+    attention_weights: None,
     route_override: None,
     noise_seed: 0,
 };

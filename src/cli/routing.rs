@@ -1,14 +1,17 @@
 //! `nanomoe routing`: which experts each token went to, and how much each expert had to do.
 
+mod html;
+
 use std::io::{self, Write};
 
-use nanomoe::Error;
+use nanomoe::config::ModelConfig;
 use nanomoe::model::{Forward, LayerRouting, Leak, MoeMode, find_leaks};
 use nanomoe::tensor::DType;
 use nanomoe::tokenizer::Specials;
+use nanomoe::{Error, Result};
 
 use super::RoutingArgs;
-use super::output::{Done, colors};
+use super::output::{Done, colors, tell, write_whole};
 use super::session::{Defaults, Source};
 
 /// Prefixes that are run to look for leaks: each costs a pass over its tokens.
@@ -25,12 +28,30 @@ pub fn run(args: &RoutingArgs) -> Done {
     if ids.is_empty() {
         return Err(Error::Usage("the text has no tokens, expected at least one".into()).into());
     }
+    let chosen_head = match &args.html {
+        Some(_) => Some(chosen_head(&args.attention, source.checkpoint.config())?),
+        None => None,
+    };
     let defaults = Defaults { device_dtype: DType::BF16, moe: MoeMode::Capacity };
     let session = source.load(&args.model, defaults)?;
     let ops = session.ops.as_ref();
     let mut workspace = session.model.workspace(ops, ids.len())?;
-    let request = Forward { moe: session.moe, routing: true, ..Forward::default() };
-    let routing = session.model.forward(ops, &mut workspace, 1, &ids, &request)?.routing;
+    let request =
+        Forward { moe: session.moe, routing: true, attention_weights: chosen_head, ..Forward::default() };
+    let output = session.model.forward(ops, &mut workspace, 1, &ids, &request)?;
+    let routing = output.routing;
+    if let (Some(path), Some((layer, head))) = (&args.html, chosen_head) {
+        let texts: Vec<String> = ids.iter().map(|&id| tokenizer.token_text(id)).collect();
+        let mode = match session.moe {
+            MoeMode::Capacity => "capacity",
+            MoeMode::Dropless => "dropless",
+        };
+        let model = format!("{}, {mode} routing, on {}", session.model.dtype(), ops.name());
+        let attention = html::Attention { layer, head, weights: &output.attention_weights };
+        let page = html::page(&html::Page { model: &model, tokens: &texts, routing: &routing, attention });
+        write_whole(path, page.as_bytes())?;
+        tell(format_args!("wrote {}", path.display()));
+    }
 
     let mut page = Page { out: io::stdout().lock(), colors: colors() };
     if routing.is_empty() {
@@ -56,6 +77,18 @@ pub fn run(args: &RoutingArgs) -> Done {
         }
     }
     Ok(())
+}
+
+/// `LAYER:HEAD` as typed.
+fn chosen_head(text: &str, config: &ModelConfig) -> Result<(usize, usize)> {
+    let (num_layers, num_heads) = (config.num_layers, config.num_heads);
+    let parsed =
+        text.split_once(':').and_then(|(layer, head)| Some((layer.parse().ok()?, head.parse().ok()?)));
+    parsed.filter(|&(layer, head): &(usize, usize)| layer < num_layers && head < num_heads).ok_or_else(|| {
+        Error::Usage(format!(
+            "--attention is {text}, expected LAYER:HEAD with a layer below {num_layers} and a head below {num_heads}"
+        ))
+    })
 }
 
 /// All proper prefixes of a short text, some of a long one.

@@ -30,6 +30,8 @@ pub struct ForwardOutput {
     pub final_norm: Vec<f32>,
     /// What the router of each MoE layer decided.
     pub routing: Vec<LayerRouting>,
+    /// `[batch_size, seq_len, seq_len]`: how much each query (second) attends to each key, in the head asked for.
+    pub attention_weights: Vec<f32>,
 }
 
 impl ForwardOutput {
@@ -130,6 +132,34 @@ impl<'a> Recorder<'a> {
         if self.request.hidden_states.wants(index) {
             let state = download_f32(ops, &workspace.x, self.num_tokens * self.config.hidden_size)?;
             self.output.hidden_states.push(state);
+        }
+        Ok(())
+    }
+
+    /// Of the layer just attended to: `softmax(q · kᵀ / √head_dim)`, causal, by the host in f64.
+    pub fn attention_weights(&mut self, step: &Step<'_>, workspace: &Workspace, layer: usize) -> Result<()> {
+        let Some((_, head)) = self.request.attention_weights.filter(|&(wanted, _)| wanted == layer) else {
+            return Ok(());
+        };
+        let (hidden_size, head_dim) = (self.config.hidden_size, self.config.head_dim());
+        let qkv = download_f32(step.ops, &workspace.qkv, self.num_tokens * 3 * hidden_size)?;
+        let part = |token: usize, index: usize| {
+            &qkv[(token * 3 + index) * hidden_size + head * head_dim..][..head_dim]
+        };
+        let score = |query: usize, key: usize| {
+            let products =
+                part(query, 0).iter().zip(part(key, 1)).map(|(&q, &k)| f64::from(q) * f64::from(k));
+            products.sum::<f64>() / (head_dim as f64).sqrt()
+        };
+        for query in 0..self.num_tokens {
+            let first = query / step.seq_len * step.seq_len;
+            let scores: Vec<f64> = (first..=query).map(|key| score(query, key)).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+            let weights = scores.iter().map(|score| ((score - max).exp() / sum) as f32);
+            self.output.attention_weights.extend(weights);
+            let unseen = step.seq_len - scores.len();
+            self.output.attention_weights.extend(std::iter::repeat_n(0.0, unseen));
         }
         Ok(())
     }

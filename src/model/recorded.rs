@@ -35,7 +35,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::forward`]; [`crate::Error::Usage`] where nothing can be recorded (the CPU); [`crate::Error::Input`]
-    /// for hidden states or routing, which are handed out on the way.
+    /// for hidden states, routing or attention weights, which are handed out on the way.
     pub fn record<'a>(
         &'a self,
         ops: &'a dyn Operations,
@@ -44,8 +44,12 @@ impl Model {
         seq_len: usize,
         request: Forward<'a>,
     ) -> Result<RecordedForward<'a>> {
-        if request.hidden_states != HiddenStates::None || request.routing {
-            return refuse("a recorded forward pass hands out neither hidden states nor routing".into());
+        let on_the_way = request.routing || request.attention_weights.is_some();
+        if request.hidden_states != HiddenStates::None || on_the_way {
+            return refuse(
+                "a recorded forward pass hands out neither hidden states, routing nor attention weights"
+                    .into(),
+            );
         }
         let ids = vec![0; batch_size * seq_len];
         self.forward(ops, &mut workspace, batch_size, &ids, &request)?;

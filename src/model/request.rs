@@ -126,6 +126,8 @@ pub struct Forward<'a> {
     pub hidden_states: HiddenStates<'a>,
     /// Hands out everything the routers decided.
     pub routing: bool,
+    /// Hands out the attention weights of one (layer, head). Not for sequences in a cache.
+    pub attention_weights: Option<(usize, usize)>,
     /// Expert ids `[num_tokens, k]` for each MoE layer, instead of the routers' choices; weights follow from the logits.
     pub route_override: Option<&'a [Vec<i32>]>,
     /// Key of the router noise, in a model that has it. Every layer draws its own.
@@ -224,6 +226,16 @@ impl<'a> Step<'a> {
             head_passes: head_passes(request, batch_size, num_tokens),
             vocab_size: config.vocab_size,
         };
+        if let Some((layer, head)) = request.attention_weights
+            && (layer >= config.num_layers || head >= config.num_heads || layer < step.first_layer())
+        {
+            return refuse(format!(
+                "attention weights of layer {layer}, head {head}; expected a layer from {} to {} and a head below {}",
+                step.first_layer(),
+                config.num_layers - 1,
+                config.num_heads
+            ));
+        }
         step.check_override(model)?;
         step.check_head()?;
         step.check_draw()?;
