@@ -37,12 +37,66 @@ pub(super) fn exit(
     Flow::Reschedule
 }
 
+/// Calls the functions whose addresses the lanes hold, one group of lanes for each.
+pub(super) fn call_indirect(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    chosen: usize,
+    pc: u32,
+    call: &IndirectCall,
+    mask: u32,
+    active: u32,
+) -> Flow {
+    let poison = warp.registers.poison(call.address) & active;
+    if poison != 0 {
+        super::step::undefined(ctx, warp.index, pc, poison, "the address of the function called");
+    }
+    let addresses = *warp.registers.r64(call.address);
+    let mut groups: Vec<(usize, u32)> = Vec::new();
+    for lane in lanes(active) {
+        let address = addresses[lane];
+        let found = call.callees.iter().position(|c| c.address == address);
+        let Some(callee) = found.filter(|&i| call.callees[i].call.is_some()) else {
+            let what = match found {
+                Some(i) => {
+                    let name = &call.callees[i].name;
+                    format!("`{name}`, which takes or returns something else than the call says")
+                }
+                None => format!("{}, where no function of the module is", ctx.memory.describe(address)),
+            };
+            let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(address) };
+            ctx.report(Kind::InvalidAccess, true, at, format!("call of {what}"), None);
+            return Flow::Stop;
+        };
+        match groups.iter_mut().find(|(other, _)| *other == callee) {
+            Some((_, taken)) => *taken |= 1 << lane,
+            None => groups.push((callee, 1 << lane)),
+        }
+    }
+    let mut rest = mask;
+    for (callee, taken) in groups {
+        let Some(target) = &call.callees[callee].call else { return Flow::Stop };
+        match call_function(ctx, warp, chosen, pc, target, callee, rest, taken) {
+            // The last of the lanes: the split itself is in the function now.
+            Flow::Jump(target) => {
+                warp.splits[chosen].pc = target;
+                return Flow::Reschedule;
+            }
+            Flow::Stop => return Flow::Stop,
+            _ => rest &= !taken,
+        }
+    }
+    Flow::Reschedule
+}
+
+/// Calls a function, the `callee`th of an indirect call.
 pub(super) fn call_function(
     ctx: &mut Context<'_>,
     warp: &mut Warp,
     chosen: usize,
     pc: u32,
     call: &Call,
+    callee: usize,
     mask: u32,
     active: u32,
 ) -> Flow {
@@ -53,7 +107,7 @@ pub(super) fn call_function(
         warp.splits[chosen].pc = pc + 1;
         warp.splits.push(other);
         let last = warp.splits.len() - 1;
-        return match call_function(ctx, warp, last, pc, call, active, active) {
+        return match call_function(ctx, warp, last, pc, call, callee, active, active) {
             Flow::Jump(target) => {
                 warp.splits[last].pc = target;
                 Flow::Reschedule
@@ -87,7 +141,7 @@ pub(super) fn call_function(
         })
     });
     let split = &mut warp.splits[chosen];
-    split.frames.push(Frame { return_pc: pc + 1, call: pc, base, saved });
+    split.frames.push(Frame { return_pc: pc + 1, call: pc, callee, base, saved });
     split.base = new_base;
     split.top = top;
     Flow::Jump(call.target)
@@ -102,7 +156,12 @@ pub(super) fn return_from(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize)
     split.pc = frame.return_pc;
     let mask = split.mask;
     let program = ctx.program.clone();
-    let Op::Call(call) = &program.code[frame.call as usize].op else { return Flow::Stop };
+    let call = match &program.code[frame.call as usize].op {
+        Op::Call(call) => Some(&**call),
+        Op::CallIndirect(call) => call.callees.get(frame.callee).and_then(|c| c.call.as_ref()),
+        _ => None,
+    };
+    let Some(call) = call else { return Flow::Stop };
     let stride = warp.local.stride;
     for lane in lanes(mask) {
         for &(to, from, bytes) in &call.results {
@@ -146,15 +205,6 @@ pub(super) fn assert_failed(
 
 /// The zero-terminated text at an address, as far as it lies in bounds.
 fn text(ctx: &mut Context<'_>, address: u64) -> String {
-    let mut bytes = Vec::new();
-    while bytes.len() < 4096 {
-        let Ok((a, at)) = ctx.memory.range(address.wrapping_add(bytes.len() as u64), 1) else { break };
-        let mut byte = crate::memory::Bytes::new(1);
-        a.bytes.copy_to(at, 1, &mut byte, 0);
-        match byte.data[0] {
-            0 => break,
-            byte => bytes.push(byte),
-        }
-    }
+    let bytes = super::print::text(ctx.memory, address, 4096).unwrap_or_else(|(bytes, _)| bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }

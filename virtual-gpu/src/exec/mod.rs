@@ -16,12 +16,14 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
 pub mod parallel;
+pub mod print;
 pub mod register_count;
 pub mod step;
 pub mod warp;
 pub mod warp_ops;
 pub mod wgmma;
 pub mod wgmma_registers;
+pub mod wmma;
 
 use crate::decode::program::{Place, Program};
 use crate::findings::{Finding, Findings, Kind, Party};
@@ -160,6 +162,8 @@ pub struct Context<'e> {
     /// Copies in flight.
     pub jobs: &'e mut Vec<jobs::Job>,
     pub next_job: &'e mut u64,
+    /// What `printf` on the device wrote.
+    pub printed: &'e mut Vec<u8>,
 }
 
 impl Context<'_> {

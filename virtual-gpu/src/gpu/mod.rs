@@ -33,6 +33,7 @@ pub struct Gpu {
 struct State {
     memory: GlobalMemory,
     findings: Findings,
+    printed: Vec<u8>,
     options: Options,
     counters: HashMap<String, KernelCounters>,
     fault: Option<Error>,
@@ -64,6 +65,7 @@ impl Gpu {
         let state = State {
             memory: GlobalMemory::default(),
             findings: Findings::default(),
+            printed: Vec::new(),
             options,
             counters: HashMap::new(),
             fault: None,
@@ -253,6 +255,12 @@ impl Gpu {
         let mut state = lock(&self.state);
         state.fault = None;
         std::mem::take(&mut state.findings.list)
+    }
+
+    /// Takes what kernels have written with `printf` since the last call, lane after lane in the order in which they
+    /// came to it. What is queued has written nothing yet.
+    pub fn take_printed(&self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.state).printed)
     }
 
     /// Counters of each kernel launched so far, by name. What is queued is done first.

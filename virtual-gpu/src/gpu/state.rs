@@ -136,6 +136,7 @@ impl State {
         scheduler.finish(&mut engine.grids);
         let failed = scheduler.failed;
         self.clocks = engine.clocks;
+        self.printed.append(&mut engine.printed);
         for grid in &engine.grids {
             let counters = self.counters.entry(grid.program.name.clone()).or_default();
             counters.kernel = grid.program.name.clone();

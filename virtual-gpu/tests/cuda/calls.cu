@@ -40,7 +40,7 @@ extern "C" __global__ void local_sort(const int* in, int* out, int n) {
     for (int j = 0; j < 16; j++) out[16 * i + j] = values[j];
 }
 
-// out[i] = n - i; every i must be below n. What it prints goes nowhere.
+// out[i] = n - i; every i must be below n.
 extern "C" __global__ void asserting(int* out, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     assert(i < n);

@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 /// Every family of kernels; each one's variant 0 is correct.
-pub const FAMILIES: [&str; 31] = [
+pub const FAMILIES: [&str; 34] = [
     "row_sums",
     "scale",
     "transpose",
@@ -73,6 +73,9 @@ pub const FAMILIES: [&str; 31] = [
     "in_registers",
     "pools",
     "few_threads",
+    "dispatch",
+    "tiles",
+    "report",
 ];
 
 /// All planted bugs.
@@ -246,6 +249,30 @@ pub const BUGS: &[Bug] = &[
     found("in_registers", 10, &[Wgmma], "register of A written after the fence"),
     found("pools", 1, &[SetMaxReg], "setmaxnreg by one warp of a warpgroup"),
     found("pools", 2, &[SetMaxReg], "different setmaxnreg in one warpgroup"),
+    found("dispatch", 1, &[InvalidAccess], "call through a null pointer"),
+    found("dispatch", 2, &[Undefined], "call through an entry of a table that nobody set"),
+    found("dispatch", 3, &[InvalidAccess], "call of a function that takes something else"),
+    found("dispatch", 4, &[InvalidAccess], "call through a pointer to data"),
+    found("dispatch", 5, &[SharedRace], "no __syncthreads in a function called through an address"),
+    found(
+        "dispatch",
+        6,
+        &[InvalidAccess, OutOfBounds],
+        "virtual function of an object whose table was cleared",
+    ),
+    numeric("dispatch", 7, "the other function of two"),
+    found("tiles", 1, &[OutOfBounds], "stride of 32 of a tile with 16"),
+    found("tiles", 2, &[Misaligned], "wmma tile at a multiple of 8 bytes"),
+    found("tiles", 3, &[Misaligned], "stride of 20 halves"),
+    found("tiles", 4, &[SharedRace], "no __syncthreads before a tile is loaded"),
+    found("tiles", 5, &[Undefined], "accumulator never filled"),
+    found("tiles", 6, &[WarpSync], "each lane loads its own tile"),
+    found("tiles", 7, &[WarpSync, Deadlock], "half of a warp in mma_sync"),
+    found("tiles", 8, &[Undefined], "last row of a tile not written"),
+    numeric("tiles", 9, "A loaded by columns"),
+    found("report", 1, &[Undefined], "printf of a value that is never set"),
+    found("report", 2, &[OutOfBounds], "text without an end"),
+    found("report", 3, &[OutOfBounds], "number printed as a text"),
     found("few_threads", 1, &[SetMaxReg], "setmaxnreg.inc to fewer registers, from a launch with 255"),
 ];
 

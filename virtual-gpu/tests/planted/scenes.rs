@@ -41,6 +41,9 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "in_registers" => in_registers(&kernel),
         "pools" => same_numbers(&kernel, 384),
         "few_threads" => same_numbers(&kernel, 128),
+        "dispatch" => dispatch(&kernel),
+        "tiles" => tiles(&kernel),
+        "report" => report(&kernel),
         _ => panic!("no family {family}"),
     }
 }
@@ -350,6 +353,40 @@ fn in_registers(kernel: &str) -> Scene {
     case.buffers(&[x, y, o]);
     let want = product(&wide(&a), &wide(&b), 64, 32, 16).iter().map(|v| 2.0 * v).collect();
     close(case, o, want, 1e-5)
+}
+
+fn planted_calls(kernel: &str) -> Case {
+    Case::new("planted_calls", &["sm_80"], kernel)
+}
+
+fn dispatch(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..128).map(|i| i * i % 50).collect();
+    let mut case = planted_calls(kernel).grid(2).block(64);
+    let (a, o) = (case.input(&x), case.output::<i32>(128));
+    case.buffers(&[a, o]);
+    exact(
+        case,
+        o,
+        (0..128).map(|i| if i % 64 < 32 { x[i] + 1 } else { x[i ^ 1] } + 3 * (i as i32 / 64)).collect(),
+    )
+}
+
+fn tiles(kernel: &str) -> Scene {
+    let (a, b) = (narrow(122, 16 * 16, f16::from_f32), narrow(123, 16 * 16, f16::from_f32));
+    let mut case = planted_calls(kernel).grid(1).block(64);
+    let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(2 * 16 * 16));
+    case.buffers(&[x, y, o]);
+    let want = product(&wide(&a), &wide(&b), 16, 16, 16);
+    close(case, o, [want.clone(), want].concat(), 1e-5)
+}
+
+fn report(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..32).map(|i| 3 * i).collect();
+    let mut case = planted_calls(kernel).grid(1).block(32);
+    let a = case.input(&x);
+    case.buffers(&[a]);
+    let want: String = x.iter().enumerate().map(|(i, x)| format!("lane {i}: {x}\n")).collect();
+    Scene { case, correct: Box::new(move |out: &Output| out.printed == want.as_bytes()) }
 }
 
 fn same_numbers(kernel: &str, threads: u32) -> Scene {

@@ -100,6 +100,6 @@ impl Case {
         addresses.into_iter().for_each(|address| gpu.free(address).expect("allocated"));
         let mut counts = InstructionCounts::default();
         gpu.counters().iter().for_each(|kernel| counts.add(&kernel.total));
-        Output { findings, counts, buffers }
+        Output { findings, counts, printed: gpu.take_printed(), buffers }
     }
 }

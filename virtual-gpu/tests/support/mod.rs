@@ -161,6 +161,11 @@ impl Case {
     }
     /// Adds a launch that may overlap with the one before (programmatic dependent launch).
     pub fn then_dependent(&mut self, kernel: &str, grid: u32, block: u32) -> &mut Case {
+        self.then(kernel, grid, block).last().dependent = true;
+        self
+    }
+    /// Adds a launch.
+    pub fn then(&mut self, kernel: &str, grid: u32, block: u32) -> &mut Case {
         self.launches.push(Launch {
             kernel: kernel.into(),
             grid: [grid, 1, 1],
@@ -168,7 +173,7 @@ impl Case {
             cluster: [1; 3],
             shared: 0,
             arguments: Vec::new(),
-            dependent: true,
+            dependent: false,
         });
         self
     }
@@ -193,6 +198,8 @@ pub struct Output {
     pub findings: Vec<Finding>,
     /// Totals of all launches.
     pub counts: InstructionCounts,
+    /// By `printf` on the device.
+    pub printed: Vec<u8>,
     buffers: Vec<Vec<u8>>,
 }
 
