@@ -311,7 +311,7 @@ pub fn load_at(
             Target::Global => {
                 races::global(ctx, warp, pc, group.origin, &reach, touch);
                 if access.strength != Strength::Weak && access.strength != Strength::Volatile {
-                    races::acquire_global(ctx, group.origin, &reach, access.strength, access.scope);
+                    races::acquire_global(ctx, warp, group.origin, &reach, access.strength, access.scope);
                 }
                 if access.address.space != Space::Const {
                     ctx.grid.counters.global(pc, &reach, false);
@@ -404,7 +404,7 @@ pub fn store_at(
         match group.target {
             Target::Global => {
                 races::global(ctx, warp, pc, group.origin, &reach, touch);
-                races::release_global(ctx, group.origin, &reach, access.strength, access.scope);
+                races::release_global(ctx, warp, group.origin, &reach, access.strength, access.scope);
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
                 if a.bytes.is_view() {

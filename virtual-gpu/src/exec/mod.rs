@@ -84,7 +84,7 @@ pub struct Overlap {
 }
 
 impl Grid {
-    /// The grid (16 bits of its number) that nothing orders with this one, whose CTA may have waited.
+    /// The grid (16 bits of its number) that nothing orders with this one, whose thread may have waited.
     pub fn overlap(&self, id: u64, waited: bool) -> Option<&Overlap> {
         self.overlaps.iter().find(|o| o.id & 0xffff == id && !(o.before && waited))
     }

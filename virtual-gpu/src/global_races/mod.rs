@@ -13,7 +13,7 @@ use crate::exec::{At, Context, lanes};
 use crate::findings::{Kind, Party};
 use crate::memory::{OFFSET_BITS, OFFSET_MASK};
 use crate::options::Checks;
-use crate::races::Touch;
+use crate::races::{self, Touch};
 use shadow::{Accessor, Earlier, IN_FLIGHT, MANY};
 
 /// A CTA as the detector knows it: grid (16 bits) and number (24 bits).
@@ -25,18 +25,44 @@ fn key(ctx: &Context<'_>) -> (u64, u64) {
 #[inline(always)]
 pub fn global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
     if ctx.checks == Checks::All {
-        check(ctx, warp, pc, origin, reach, touch);
+        if !ctx.grid.overlaps.is_empty() {
+            return check_overlapping(ctx, warp, pc, origin, reach, touch);
+        }
+        check(ctx, warp, pc, origin, reach, touch, false);
     }
 }
 
-fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
-    let found = with_shadow(ctx, (pc, origin), touch, Copier::Thread, |shadow, by| match reach.shape {
-        Shape::Contiguous => {
-            let (start, size) = (reach.offsets[0], reach.size as usize);
-            shadow.access(by, (start, start + 32 * size), size)
+/// Lanes that come after a `griddepcontrol.wait` and lanes that do not are different accesses.
+#[cold]
+fn check_overlapping(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
+    let after = races::after_grids(ctx, warp.index);
+    for (lanes, waited) in [(reach.mask & after, true), (reach.mask & !after, false)] {
+        if lanes == reach.mask {
+            check(ctx, warp, pc, origin, reach, touch, waited);
+        } else if lanes != 0 {
+            let part = Reach { mask: lanes, shape: Shape::Any, ..*reach };
+            check(ctx, warp, pc, origin, &part, touch, waited);
         }
-        _ => scattered(shadow, by, reach),
-    });
+    }
+}
+
+fn check(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    pc: u32,
+    origin: u64,
+    reach: &Reach,
+    touch: Touch,
+    waited: bool,
+) {
+    let found =
+        with_shadow(ctx, (pc, origin), touch, waited, Copier::Thread, |shadow, by| match reach.shape {
+            Shape::Contiguous => {
+                let (start, size) = (reach.offsets[0], reach.size as usize);
+                shadow.access(by, (start, start + 32 * size), size)
+            }
+            _ => scattered(shadow, by, reach),
+        });
     if let Some((lane, offset, earlier)) = found {
         let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(origin + offset as u64) };
         report(ctx, at, touch.action, Copier::Thread, earlier);
@@ -60,6 +86,7 @@ fn with_shadow<R>(
     ctx: &mut Context<'_>,
     (pc, origin): (u32, u64),
     touch: Touch,
+    waited: bool,
     copier: Copier,
     look: impl FnOnce(&mut GlobalShadow, &Accessor<'_>) -> Option<R>,
 ) -> Option<R> {
@@ -81,7 +108,7 @@ fn with_shadow<R>(
         engine: copier != Copier::Thread,
         launch: &*ctx.grid,
         clocks: &*ctx.clocks,
-        waited: ctx.ctas[ctx.cta].hopper.waited_for_grids,
+        waited,
         communicates,
         knows: view.knows,
         proxied: view.proxied,
@@ -107,12 +134,13 @@ pub fn global_copied(
         return;
     }
     let touch = Touch::of(action, Strength::Weak, Scope::Gpu);
+    let waited = races::after_grids(ctx, at.warp) >> at.lane.unwrap_or(0) & 1 != 0;
     let mut first = None;
     for (address, len) in bytes.filter(|(_, len)| *len != 0) {
         let (start, len) = ((address & OFFSET_MASK) as usize, len as usize);
         // Pieces that lie in one cell or cover some.
         let size = 1 << (start | len | 16).trailing_zeros();
-        let found = with_shadow(ctx, (at.pc, address), touch, copier, |shadow, by| {
+        let found = with_shadow(ctx, (at.pc, address), touch, waited, copier, |shadow, by| {
             shadow.access(by, (start, start + len), size)
         });
         if let Some((_, offset, earlier)) = found
@@ -229,19 +257,44 @@ fn reaches(ctx: &Context<'_>, scope: Scope) -> bool {
 }
 
 /// A strong load learns what was published at its place.
-pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+pub fn acquire_global(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    origin: u64,
+    reach: &Reach,
+    s: Strength,
+    scope: Scope,
+) {
     if s != Strength::Weak && reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        ctx.clocks.learn(grid, cta, &places(origin, reach));
+        learn(ctx, warp, origin, reach);
     }
 }
 
+fn learn(ctx: &mut Context<'_>, warp: &Warp, origin: u64, reach: &Reach) {
+    let (grid, cta) = key(ctx);
+    if ctx.clocks.learn(grid, cta, &places(origin, reach)) && !ctx.grid.overlaps.is_empty() {
+        races::grids_waited(ctx, warp, reach.mask);
+    }
+}
+
+fn publish(ctx: &mut Context<'_>, warp: &Warp, origin: u64, reach: &Reach, s: Strength) {
+    let (grid, cta) = key(ctx);
+    let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
+    let waited = races::after_grids(ctx, warp.index) & reach.mask != 0;
+    ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence, waited);
+}
+
 /// A strong store publishes what the CTA's fences cover.
-pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+pub fn release_global(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    origin: u64,
+    reach: &Reach,
+    s: Strength,
+    scope: Scope,
+) {
     if s != Strength::Weak && reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
-        ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
+        publish(ctx, warp, origin, reach, s);
     }
 }
 
@@ -255,10 +308,8 @@ pub fn atomic_global(
 ) {
     global(ctx, warp, pc, origin, reach, Touch::of(Action::Atomic, s, scope));
     if reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        ctx.clocks.learn(grid, cta, &places(origin, reach));
-        let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
-        ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
+        learn(ctx, warp, origin, reach);
+        publish(ctx, warp, origin, reach, s);
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 /// Every family of kernels; each one's variant 0 is correct.
-pub const FAMILIES: [&str; 34] = [
+pub const FAMILIES: [&str; 36] = [
     "row_sums",
     "scale",
     "transpose",
@@ -69,8 +69,10 @@ pub const FAMILIES: [&str; 34] = [
     "halves",
     "arrivals",
     "early_load",
+    "one_waits",
     "cluster_rows",
     "in_registers",
+    "renamed",
     "pools",
     "few_threads",
     "dispatch",
@@ -236,6 +238,12 @@ pub const BUGS: &[Bug] = &[
     ),
     found("arrivals", 2, &[ProxyFence], "no fence.proxy.async between cp.async and a bulk store"),
     found("early_load", 1, &[GlobalRace], "bulk load before griddepcontrol.wait"),
+    found("one_waits", 1, &[GlobalRace], "lanes read without the griddepcontrol.wait of another lane"),
+    found("one_waits", 2, &[GlobalRace], "warps read without the griddepcontrol.wait of another warp"),
+    found("one_waits", 3, &[GlobalRace], "__syncthreads before the one griddepcontrol.wait"),
+    found("one_waits", 4, &[GlobalRace], "named barrier after griddepcontrol.wait without the last warp"),
+    found("one_waits", 5, &[GlobalRace], "griddepcontrol.wait after the reads"),
+    found("one_waits", 6, &[GlobalRace], "block that does not wait for the flag of the one that waited"),
     found("cluster_rows", 1, &[GlobalRace], "relaxed arrival at the cluster barrier, and no fence"),
     found("in_registers", 1, &[Wgmma], "register of A overwritten in flight"),
     found("in_registers", 2, &[Wgmma], "accumulator in flight compared by setp"),
@@ -247,6 +255,8 @@ pub const BUGS: &[Bug] = &[
     found("in_registers", 8, &[Wgmma], "wgmma.fence by one warp of the warpgroup"),
     found("in_registers", 9, &[Unfinished], "exit without wait_group"),
     found("in_registers", 10, &[Wgmma], "register of A written after the fence"),
+    found("in_registers", 11, &[Wgmma], "copy of an accumulator made in flight and used after the wait"),
+    found("in_registers", 12, &[Wgmma], "copy made in flight by several moves, used after the wait"),
     found("pools", 1, &[SetMaxReg], "setmaxnreg by one warp of a warpgroup"),
     found("pools", 2, &[SetMaxReg], "different setmaxnreg in one warpgroup"),
     found("dispatch", 1, &[InvalidAccess], "call through a null pointer"),

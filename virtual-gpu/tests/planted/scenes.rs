@@ -37,8 +37,10 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "halves" => halves(&kernel),
         "arrivals" => arrivals(&kernel),
         "early_load" => early_load(&kernel),
+        "one_waits" => one_waits(&kernel),
         "cluster_rows" => cluster_rows(&kernel),
         "in_registers" => in_registers(&kernel),
+        "renamed" => in_registers(&kernel),
         "pools" => same_numbers(&kernel, 384),
         "few_threads" => same_numbers(&kernel, 128),
         "dispatch" => dispatch(&kernel),
@@ -335,6 +337,16 @@ fn early_load(kernel: &str) -> Scene {
     let (a, b, o) = (case.input(&x), case.output::<f32>(x.len()), case.output::<f32>(x.len()));
     case.buffers(&[a, b]);
     case.then_dependent(kernel, 3, 128).buffers(&[b, o]);
+    exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
+}
+
+fn one_waits(kernel: &str) -> Scene {
+    let x = random_f32(124, 3 * 128);
+    let mut case = copies("rows_upstream").grid(3).block(128);
+    let (a, b, o) = (case.input(&x), case.output::<f32>(x.len()), case.output::<f32>(x.len()));
+    let flag = case.input(&[0u32]);
+    case.buffers(&[a, b]);
+    case.then_dependent(kernel, 3, 128).buffers(&[b, o, flag]);
     exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
 }
 

@@ -33,9 +33,9 @@ macro_rules! theirs {
     ($format:expr, $value:expr) => {{
         let format = CString::new($format).expect("no zero in it");
         let mut buffer = vec![0u8; 8192];
-        // SAFETY: the format takes this one value and writes no more than the buffer's length.
-        let len =
-            unsafe { snprintf(buffer.as_mut_ptr().cast(), buffer.len(), format.as_ptr(), $value) } as usize;
+        let (to, size) = (buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: the format takes this one value, and no more is written than the buffer's length.
+        let len = unsafe { snprintf(to, size, format.as_ptr(), $value) } as usize;
         String::from_utf8(buffer[..len].to_vec()).expect("ASCII")
     }};
 }
