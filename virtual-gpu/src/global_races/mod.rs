@@ -9,9 +9,9 @@ pub use shadow::GlobalShadow;
 use crate::decode::program::{Scope, Strength};
 use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
-use crate::exec::{At, Context, lanes};
+use crate::exec::{At, Context, Grid, lanes};
 use crate::findings::{Kind, Party};
-use crate::memory::{OFFSET_BITS, OFFSET_MASK};
+use crate::memory::{GlobalMemory, OFFSET_BITS, OFFSET_MASK};
 use crate::options::Checks;
 use crate::races::{self, Touch};
 use shadow::{Accessor, Earlier, IN_FLIGHT, MANY};
@@ -91,7 +91,8 @@ fn with_shadow<R>(
     look: impl FnOnce(&mut GlobalShadow, &Accessor<'_>) -> Option<R>,
 ) -> Option<R> {
     // Alone on the device there is nobody to race with but the copy engine.
-    if ctx.grid.ctas() == 1 && ctx.grid.overlaps.is_empty() && !ctx.program.bulk_copies {
+    let alone = ctx.grid.overlaps.is_empty() && !ctx.grid.traced;
+    if ctx.grid.ctas() == 1 && alone && !ctx.program.bulk_copies {
         return None;
     }
     let (grid, cta) = key(ctx);
@@ -152,6 +153,51 @@ pub fn global_copied(
     if let Some((address, earlier)) = first {
         report(ctx, At { address: Some(address), ..at }, action, copier, earlier);
     }
+}
+
+/// What a transfer of the host conflicts with.
+pub struct HostConflict {
+    pub address: u64,
+    /// The other's grid (16 bits), whether it wrote, and where.
+    pub grid: u64,
+    pub write: bool,
+    pub pc: u32,
+}
+
+/// Records and checks what the host does, as the only thread of `launch`.
+pub fn host_access(
+    memory: &mut GlobalMemory,
+    clocks: &GridClocks,
+    launch: &Grid,
+    (address, bytes): (u64, u64),
+    write: bool,
+) -> Option<HostConflict> {
+    let (a, start) = memory.range(address, bytes).ok().filter(|(a, _)| !a.read_only)?;
+    let by = Accessor {
+        grid: launch.id & 0xffff,
+        cta: 0,
+        pc: 0,
+        clock: 1,
+        write,
+        strong: None,
+        engine: false,
+        launch,
+        clocks,
+        waited: false,
+        communicates: true,
+        knows: &[],
+        proxied: &[],
+    };
+    a.shadow.begin(a.bytes.len(), clocks.run);
+    let end = start + bytes as usize;
+    let size = 1 << (start | bytes as usize | 16).trailing_zeros();
+    let (_, offset, earlier) = a.shadow.access(&by, (start, end), size)?;
+    Some(HostConflict {
+        address: address - start as u64 + offset as u64,
+        grid: earlier.packed >> 48,
+        write: earlier.write,
+        pc: (earlier.packed >> 4 & 0xf_ffff) as u32,
+    })
 }
 
 /// `fence.proxy.async` of global memory.
@@ -219,6 +265,9 @@ fn report(ctx: &mut Context<'_>, at: At, action: Action, copier: Copier, earlier
     let rival = ctx.grid.overlap(grid, false).filter(|_| !same_grid);
     let what = match (same_grid, cta == MANY) {
         (false, _) => match rival {
+            Some(rival) if rival.program.code.is_empty() => {
+                format!("{verb} by {}, with nothing between to order them", rival.program.name)
+            }
             Some(rival) => {
                 format!("{verb} by {}, with nothing between the kernels to order them", rival.program.name)
             }
@@ -232,7 +281,7 @@ fn report(ctx: &mut Context<'_>, at: At, action: Action, copier: Copier, earlier
     };
     let pc = (earlier >> 4 & 0xf_ffff) as u32;
     let place = match rival {
-        Some(rival) => Some(rival.program.place(pc)),
+        Some(rival) => (!rival.program.code.is_empty()).then(|| rival.program.place(pc)),
         None => same_grid.then(|| ctx.place(pc)),
     };
     ctx.report(kind, false, at, message, Some(Party { what, place }));

@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 /// Every family of kernels; each one's variant 0 is correct.
-pub const FAMILIES: [&str; 36] = [
+pub const FAMILIES: [&str; 37] = [
     "row_sums",
     "scale",
     "transpose",
@@ -63,6 +63,7 @@ pub const FAMILIES: [&str; 36] = [
     "specialised",
     "downstream",
     "tickets",
+    "two_streams",
     "pass_on",
     "detour",
     "fences",
@@ -218,6 +219,13 @@ pub const BUGS: &[Bug] = &[
     numeric("specialised", 9, "descriptor of B says 64-byte swizzle"),
     found("downstream", 1, &[GlobalRace, Undefined], "no griddepcontrol.wait"),
     found("tickets", 1, &[GlobalRace], "atomic of scope cta on a word of all CTAs"),
+    found("two_streams", 1, &[GlobalRace], "no event between a memset and the kernel that fills the rest"),
+    found("two_streams", 2, &[GlobalRace], "no event between a kernel and the copy of its result"),
+    found("two_streams", 3, &[GlobalRace], "input overwritten by a copy while the kernel may read it"),
+    found("two_streams", 4, &[GlobalRace], "memset by a call that does not wait for the kernel's stream"),
+    found("two_streams", 5, &[GlobalRace, Undefined], "host reads the result without waiting for the stream"),
+    found("two_streams", 6, &[GlobalRace], "no event before the copy of what one block writes"),
+    found("two_streams", 7, &[GlobalRace], "event recorded before the kernel, not after it"),
     found("pass_on", 1, &[GlobalRace], "all CTAs store to the same row by bulk copies"),
     found("pass_on", 2, &[GlobalRace], "row of another CTA loaded without waiting for its flag"),
     found("pass_on", 3, &[GlobalRace], "flag raised when the bulk store has only been read"),

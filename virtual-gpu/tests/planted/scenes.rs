@@ -1,7 +1,7 @@
 //! How each family of planted kernels is launched, and what its correct variant computes.
 
 use super::Scene;
-use crate::support::{Buffer, Case, Map, Output, is_close, product, random_f32, random_u64};
+use crate::support::{Buffer, Case, HostStep, Map, Output, is_close, product, random_f32, random_u64};
 use half::{bf16, f16};
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::DataType;
@@ -30,6 +30,7 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "product" => wgmma_product(&kernel),
         "specialised" => specialised(&kernel),
         "downstream" => downstream(&kernel),
+        "two_streams" => two_streams(variant),
         "tickets" => tickets(&kernel),
         "pass_on" => pass_on(&kernel),
         "detour" => detour(&kernel),
@@ -277,6 +278,41 @@ fn downstream(kernel: &str) -> Scene {
     case.buffers(&[a, b]).value(n as i32);
     case.then_dependent(kernel, 3, 128).buffers(&[b, o]).value(n as i32);
     exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
+}
+
+/// The host sets y to zero in stream 0, a kernel in stream 1 writes its first part, and stream 0 copies y. The bugs are
+/// the host's.
+fn two_streams(variant: u32) -> Scene {
+    let (n, blocks) = if variant == 6 { (60, 1) } else { (150, 3) };
+    let x = random_f32(125, n);
+    let mut case = simple("scale_0").grid(blocks).block(64);
+    let (a, y, z) = (case.input(&x), case.output::<f32>(n + 20), case.output::<f32>(n + 20));
+    case.buffers(&[a, y]).value(n as i32).stream(1);
+    case.first(HostStep::Memset(y, 0));
+    if variant != 1 {
+        case.first(HostStep::Order(0, 1));
+    }
+    if variant == 7 {
+        case.first(HostStep::Order(1, 0));
+    }
+    match variant {
+        2 | 6 | 7 => {}
+        3 => {
+            case.host(HostStep::Write(a, vec![0; 4 * n], 0)).host(HostStep::Order(1, 0));
+        }
+        4 => {
+            case.host(HostStep::MemsetNow(y)).host(HostStep::Order(1, 0));
+        }
+        5 => {
+            case.host(HostStep::ReadNow(y)).host(HostStep::Order(1, 0));
+        }
+        _ => {
+            case.host(HostStep::Order(1, 0));
+        }
+    }
+    case.host(HostStep::Copy(z, y, 0)).host(HostStep::Wait(0)).host(HostStep::ReadNow(z));
+    let want = x.iter().map(|v| 2.0 * f64::from(*v) + 1.0).chain([0.0; 20]).collect();
+    close(case, z, want, 1e-6)
 }
 
 fn copies(kernel: &str) -> Case {

@@ -74,6 +74,23 @@ struct Launch {
     shared: u32,
     arguments: Vec<Argument>,
     dependent: bool,
+    stream: Option<usize>,
+}
+
+/// Something that the host does between launches. Streams are numbered as they come and do not wait for stream 0.
+#[derive(Clone)]
+pub enum HostStep {
+    Memset(Buffer, usize),
+    /// To, from.
+    Copy(Buffer, Buffer, usize),
+    Write(Buffer, Vec<u8>, usize),
+    /// What comes in the second stream comes after what was queued in the first.
+    Order(usize, usize),
+    /// Calls that wait, but for no other stream.
+    MemsetNow(Buffer),
+    ReadNow(Buffer),
+    /// Waits for a stream.
+    Wait(usize),
 }
 
 /// A module, its buffers, and the launches on them.
@@ -85,6 +102,8 @@ pub struct Case {
     /// Contents, or the length of one that begins undefined.
     buffers: Vec<Result<Vec<u8>, usize>>,
     launches: Vec<Launch>,
+    /// Each before the launch of this number.
+    steps: Vec<(usize, HostStep)>,
 }
 
 impl Case {
@@ -103,7 +122,9 @@ impl Case {
                 shared: 0,
                 arguments: Vec::new(),
                 dependent: false,
+                stream: None,
             }],
+            steps: Vec::new(),
         }
     }
     fn last(&mut self) -> &mut Launch {
@@ -174,7 +195,24 @@ impl Case {
             shared: 0,
             arguments: Vec::new(),
             dependent: false,
+            stream: None,
         });
+        self
+    }
+
+    /// Puts the last launch into a stream of this number.
+    pub fn stream(&mut self, stream: usize) -> &mut Case {
+        self.last().stream = Some(stream);
+        self
+    }
+    /// The host does this before the first launch.
+    pub fn first(&mut self, step: HostStep) -> &mut Case {
+        self.steps.push((0, step));
+        self
+    }
+    /// The host does this after the launches so far.
+    pub fn host(&mut self, step: HostStep) -> &mut Case {
+        self.steps.push((self.launches.len(), step));
         self
     }
 
