@@ -41,6 +41,32 @@ impl<'a> Decoder<'_, 'a> {
                 m.take("uni");
                 self.emit(Op::Return, Class::Control);
             }
+            "alloca" => {
+                if self.need_type(m)?.bits() != 64 {
+                    return self.error("only 64-bit stack pointers are supported");
+                }
+                let (d, size, align) = match i.operands.as_slice() {
+                    [d, size] => (d, size, 8),
+                    [d, size, Operand::Integer(align)] => (d, size, *align),
+                    _ => return self.error("alloca needs a destination, a size and a constant alignment"),
+                };
+                if !align.is_power_of_two() || align > 1 << 16 {
+                    return self.error(format!("alignment {align} is no power of two"));
+                }
+                let (d, size) = (self.destination(d, 64)?, self.source(size, 64)?);
+                self.emit(Op::StackAllocate { d, size, align: align as u32 }, Class::Control);
+            }
+            "stacksave" | "stackrestore" => {
+                if self.need_type(m)?.bits() != 64 {
+                    return self.error("only 64-bit stack pointers are supported");
+                }
+                let [operand] = self.operands(i)?;
+                let op = match name {
+                    "stacksave" => Op::StackSave { d: self.destination(operand, 64)? },
+                    _ => Op::StackRestore { a: self.source(operand, 64)? },
+                };
+                self.emit(op, Class::Control);
+            }
             "exit" => self.emit(Op::Exit, Class::Control),
             "trap" => self.emit(Op::Trap { breakpoint: false }, Class::Control),
             "brkpt" => self.emit(Op::Trap { breakpoint: true }, Class::Control),

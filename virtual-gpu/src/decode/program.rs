@@ -425,6 +425,18 @@ pub enum Op {
         arguments: [u32; 2],
         result: Option<u32>,
     },
+    /// Room in the frame whose size is known only now.
+    StackAllocate {
+        d: Slot,
+        size: Slot,
+        align: u32,
+    },
+    StackSave {
+        d: Slot,
+    },
+    StackRestore {
+        a: Slot,
+    },
     Trap {
         breakpoint: bool,
     },

@@ -28,6 +28,8 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         }
         Op::BranchIndexed { index, .. } => reads(&[*index]),
         Op::CallIndirect(call) => reads(&[call.address]),
+        Op::StackAllocate { size, .. } => reads(&[*size]),
+        Op::StackRestore { a } => reads(&[*a]),
         Op::Barrier(barrier) => {
             reads(&[barrier.id]);
             barrier.count.iter().for_each(|&slot| reads(&[slot]));
@@ -65,6 +67,7 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         | Op::Exit
         | Op::AssertFail { .. }
         | Op::Print { .. }
+        | Op::StackSave { .. }
         | Op::Trap { .. }
         | Op::Nop
         | Op::ActiveMask { .. }
@@ -78,6 +81,8 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         | Op::Select32 { d, .. }
         | Op::Select64 { d, .. }
         | Op::FrameAddress { d, .. }
+        | Op::StackAllocate { d, .. }
+        | Op::StackSave { d }
         | Op::Clock { d, .. }
         | Op::Shuffle { d, .. }
         | Op::Match { d, .. }

@@ -4,6 +4,8 @@ use super::warp::{Frame, Saved, Wait, Warp};
 use super::{At, Context, Flow, lanes};
 use crate::decode::program::*;
 use crate::findings::Kind;
+use crate::memory::LOCAL_WINDOW;
+use crate::registers::Slot;
 
 /// Per-thread stack limit, in bytes.
 const STACK_LIMIT: u32 = 1 << 18;
@@ -116,12 +118,11 @@ pub(super) fn call_function(
         };
     }
     let base = warp.splits[chosen].base;
-    let new_base = base + call.frame_bytes.next_multiple_of(16);
+    // Behind the frame, and behind what was allocated on the stack.
+    let new_base = (base + call.frame_bytes).max(warp.splits[chosen].top).next_multiple_of(16);
     let top = new_base + call.callee_frame_bytes;
     if top > STACK_LIMIT || warp.splits[chosen].frames.len() >= CALL_DEPTH {
-        let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
-        ctx.report(Kind::OutOfBounds, true, at, "the call stack overflows".into(), None);
-        return Flow::Stop;
+        return overflow(ctx, warp, pc, active);
     }
     warp.local.grow(top as usize);
     let stride = warp.local.stride;
@@ -145,6 +146,68 @@ pub(super) fn call_function(
     split.base = new_base;
     split.top = top;
     Flow::Jump(call.target)
+}
+
+fn overflow(ctx: &mut Context<'_>, warp: &Warp, pc: u32, active: u32) -> Flow {
+    let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
+    ctx.report(Kind::OutOfBounds, true, at, "the call stack overflows".into(), None);
+    Flow::Stop
+}
+
+/// `alloca`: the lanes of a split get the same address, and as much room as the one that asks for most.
+pub(super) fn stack_allocate(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    chosen: usize,
+    pc: u32,
+    d: Slot,
+    size: Slot,
+    align: u32,
+    active: u32,
+) -> Flow {
+    let poison = warp.registers.poison(size) & active;
+    if poison != 0 {
+        super::step::undefined(ctx, warp.index, pc, poison, "the size of an alloca");
+    }
+    let sizes = warp.registers.r64(size);
+    let most = lanes(active).map(|lane| sizes[lane]).max().unwrap_or(0);
+    let start = warp.splits[chosen].top.next_multiple_of(align);
+    if u64::from(start).saturating_add(most) > u64::from(STACK_LIMIT) {
+        return overflow(ctx, warp, pc, active);
+    }
+    let end = start + most as u32;
+    warp.local.grow(end as usize);
+    let stride = warp.local.stride;
+    for lane in lanes(active) {
+        warp.local.bytes.define_range(lane * stride + start as usize, most as usize, false);
+    }
+    warp.splits[chosen].top = end;
+    warp.registers.write64(d, &[LOCAL_WINDOW + u64::from(start); 32], active);
+    warp.registers.set_poison(d, 0, active);
+    Flow::Next
+}
+
+/// `stackrestore`: what was allocated since the address was saved is gone.
+pub(super) fn stack_restore(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    chosen: usize,
+    pc: u32,
+    a: Slot,
+    active: u32,
+) -> Flow {
+    let saved = warp.registers.r64(a);
+    let top = lanes(active).map(|lane| saved[lane].wrapping_sub(LOCAL_WINDOW)).max().unwrap_or(0);
+    let split = &mut warp.splits[chosen];
+    if top < u64::from(split.base) || top > u64::from(split.top) {
+        let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
+        ctx.report(Kind::InvalidAccess, true, at, "stackrestore of no saved stack".into(), None);
+        return Flow::Stop;
+    }
+    if split.mask == active {
+        split.top = top as u32;
+    }
+    Flow::Next
 }
 
 pub(super) fn return_from(ctx: &mut Context<'_>, warp: &mut Warp, chosen: usize) -> Flow {

@@ -323,6 +323,16 @@ fn rare(
         }
         Op::Exit => exit(ctx, warp, chosen, pc, mask, active),
         Op::AssertFail { arguments } => super::calls::assert_failed(ctx, warp, chosen, pc, arguments, active),
+        Op::StackAllocate { d, size, align } => {
+            super::calls::stack_allocate(ctx, warp, chosen, pc, *d, *size, *align, active)
+        }
+        Op::StackSave { d } => {
+            let top = LOCAL_WINDOW + u64::from(warp.splits[chosen].top);
+            warp.registers.write64(*d, &[top; 32], active);
+            warp.registers.set_poison(*d, 0, active);
+            Flow::Next
+        }
+        Op::StackRestore { a } => super::calls::stack_restore(ctx, warp, chosen, pc, *a, active),
         Op::Print { arguments, result } => {
             super::print::print(ctx, warp, chosen, pc, arguments, *result, active)
         }

@@ -128,6 +128,7 @@ impl Warp {
                     let other = self.splits.swap_remove(j);
                     let to = &mut self.splits[i];
                     to.mask |= other.mask;
+                    to.top = to.top.max(other.top);
                     to.wait = None;
                 } else {
                     j += 1;

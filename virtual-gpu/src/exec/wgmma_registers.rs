@@ -10,9 +10,9 @@ use super::{At, Context};
 use crate::decode::program::{Alu, Op};
 use crate::decode::watched::{is_constant, registers};
 use crate::findings::{Kind, Party};
+use crate::hash::FastMap;
 use crate::options::Checks;
 use crate::registers::Slot;
-use std::collections::HashMap;
 
 /// What wgmma does to a register in flight.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,15 +38,13 @@ pub struct WgmmaState {
     in_flight: Vec<Option<(u64, Flight)>>,
     /// The registers in flight.
     list: Vec<Slot>,
-    /// By destination: the moves of accumulators in flight, and where their values come from.
-    moves: HashMap<Slot, Move>,
+    /// Registers that moves have given one value in flight: the group of each, and its members with the move's
+    /// instruction.
+    shared: FastMap<Slot, u32>,
+    groups: FastMap<u32, Vec<(Slot, u32)>>,
+    last_group: u32,
     /// Copies that no longer share a register with what they were moved from, and the instruction of the move.
-    copies: HashMap<Slot, u32>,
-}
-
-struct Move {
-    pc: u32,
-    sources: Vec<Slot>,
+    copies: FastMap<Slot, u32>,
 }
 
 impl WgmmaState {
@@ -65,7 +63,7 @@ impl WgmmaState {
 
     /// A product of the open group has been issued; `scale` says whether it adds to what its accumulators hold.
     pub fn issued(&mut self, op: &Wgmma, scale: bool) {
-        if !self.moves.is_empty() {
+        if !self.shared.is_empty() || !self.copies.is_empty() {
             op.d.iter().for_each(|&slot| self.summed(slot, scale));
         }
         if let AOperand::Registers(slots) = &op.a {
@@ -85,36 +83,52 @@ impl WgmmaState {
             *flight = flight.filter(|(group, _)| *group >= until);
             flight.is_some()
         });
-        self.moves.retain(|&slot, _| flights[slot as usize].is_some());
-    }
-
-    /// A move of what is in flight, or of a copy of it.
-    fn moved(&mut self, pc: u32, to: Slot, from: Slot) {
-        let mut sources = vec![from];
-        sources.extend(self.moves.get(&from).into_iter().flat_map(|m| &m.sources));
-        self.copies.remove(&to);
-        self.moves.insert(to, Move { pc, sources });
-    }
-
-    /// A product sums in this register, so that what shares its value by moves must be a copy from now on.
-    fn summed(&mut self, slot: Slot, scale: bool) {
-        let own = self.moves.remove(&slot);
-        self.copies.remove(&slot);
-        if scale {
-            let by_move = |m: &Move| m.sources.contains(&slot);
-            let of_slot = self.moves.iter().filter(|(_, m)| by_move(m)).map(|(&to, m)| (to, m.pc));
-            let sources = own.iter().flat_map(|m| m.sources.iter().map(|&from| (from, m.pc)));
-            let copies: Vec<(Slot, u32)> =
-                of_slot.chain(sources).filter(|(other, _)| *other != slot).collect();
-            self.copies.extend(copies);
+        if !self.shared.is_empty() {
+            let gone = |slot: Slot| flights[slot as usize].is_none();
+            self.shared.retain(|&slot, _| !gone(slot));
+            self.groups.retain(|_, members| {
+                members.retain(|(slot, _)| !gone(*slot));
+                !members.is_empty()
+            });
         }
-        self.moves.retain(|_, m| !m.sources.contains(&slot));
     }
 
-    /// The register is written: it is no copy any more.
+    /// A move of what is in flight.
+    fn moved(&mut self, pc: u32, to: Slot, from: Slot) {
+        self.overwritten(to);
+        let group = *self.shared.entry(from).or_insert_with(|| {
+            self.last_group += 1;
+            self.groups.insert(self.last_group, vec![(from, pc)]);
+            self.last_group
+        });
+        self.groups.entry(group).or_default().push((to, pc));
+        self.shared.insert(to, group);
+    }
+
+    /// A product sums in this register, so that what else has its value is a copy from now on.
+    fn summed(&mut self, slot: Slot, scale: bool) {
+        if scale && let Some(members) = self.shared.get(&slot).and_then(|group| self.groups.remove(group)) {
+            for (member, pc) in members {
+                self.shared.remove(&member);
+                if member != slot {
+                    self.copies.insert(member, pc);
+                }
+            }
+        }
+        self.overwritten(slot);
+    }
+
+    /// The register is written: it has its value for itself.
     fn overwritten(&mut self, slot: Slot) {
-        self.moves.remove(&slot);
-        self.copies.remove(&slot);
+        if !self.copies.is_empty() {
+            self.copies.remove(&slot);
+        }
+        if !self.shared.is_empty()
+            && let Some(group) = self.shared.remove(&slot)
+            && let Some(members) = self.groups.get_mut(&group)
+        {
+            members.retain(|(member, _)| *member != slot);
+        }
     }
 
     pub fn unfinished(&self) -> bool {
@@ -213,7 +227,7 @@ pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
             if write {
                 state.set_unfenced(slot, true);
                 state.overwritten(slot);
-            } else {
+            } else if !state.copies.is_empty() {
                 copied = copied.or(state.copies.remove(&slot));
             }
         });

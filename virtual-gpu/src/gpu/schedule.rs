@@ -63,7 +63,13 @@ impl Scheduler<'_> {
     }
 
     /// Does a stream's next work, which is no launch.
-    pub fn perform(&mut self, stream: u64, memory: &mut GlobalMemory, clocks: &mut GridClocks) {
+    pub fn perform(
+        &mut self,
+        stream: u64,
+        memory: &mut GlobalMemory,
+        grids: &mut [Grid],
+        clocks: &mut GridClocks,
+    ) {
         let Some((_, work)) = self.queues.stream(stream).work.pop_front() else { return };
         match work {
             Work::Set { address, pattern, count, position } => {
@@ -78,7 +84,7 @@ impl Scheduler<'_> {
                 }
                 let ranges = vec![Range { address, bytes, write: true }];
                 let name = format!("a memset of {bytes} bytes in stream {stream}");
-                self.transferred(memory, clocks, &position, name, ranges);
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
             Work::Copy { to, from, bytes, position } => {
                 *self.time += bytes / 1024;
@@ -89,7 +95,7 @@ impl Scheduler<'_> {
                 let ranges = [(to, true), (from, false)];
                 let ranges = ranges.map(|(address, write)| Range { address, bytes, write }).to_vec();
                 let name = format!("a copy of {bytes} bytes inside the device in stream {stream}");
-                self.transferred(memory, clocks, &position, name, ranges);
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
             Work::Write { to, data, position } => {
                 *self.time += data.len() as u64 / 1024;
@@ -99,7 +105,7 @@ impl Scheduler<'_> {
                 let bytes = data.len() as u64;
                 let ranges = vec![Range { address: to, bytes, write: true }];
                 let name = format!("a copy of {bytes} bytes from the host in stream {stream}");
-                self.transferred(memory, clocks, &position, name, ranges);
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
             Work::Record { event, number } => {
                 if let Some(e) = self.queues.events.get_mut(&event) {
@@ -171,7 +177,7 @@ impl Source for Scheduler<'_> {
             if matches!(self.queues.front(stream), Some((_, Work::Launch { .. }))) {
                 self.begin(stream, memory, grids, clocks);
             } else {
-                self.perform(stream, memory, clocks);
+                self.perform(stream, memory, grids, clocks);
             }
         }
     }

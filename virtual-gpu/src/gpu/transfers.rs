@@ -35,10 +35,12 @@ pub(super) struct Transfer {
 }
 
 impl Scheduler<'_> {
-    /// Holds a transfer that is being done against the kernels so far, and keeps it for those to come.
+    /// Holds a transfer that is being done against the kernels so far, and keeps it for the rest of those that run and
+    /// for those to come.
     pub fn transferred(
         &mut self,
         memory: &mut GlobalMemory,
+        grids: &mut [Grid],
         clocks: &mut GridClocks,
         position: &Position,
         name: String,
@@ -58,6 +60,15 @@ impl Scheduler<'_> {
         let mut transfer = Transfer { position: position.clone(), ranges, id: 0, program, run: 0 };
         if !rivals.is_empty() {
             self.record(memory, clocks, &mut transfer, rivals);
+            for grid in grids.iter_mut().filter(|g| !g.complete()) {
+                let (of_grid, own) = (&grid.position, &transfer.position);
+                let ordered = own.after.covers(of_grid.stream, of_grid.sequence)
+                    || of_grid.after.covers(own.stream, own.sequence);
+                if !ordered {
+                    let program = transfer.program.clone();
+                    grid.overlaps.push(Overlap { id: transfer.id, program, before: false });
+                }
+            }
         }
         if self.transfers.len() == MOST {
             self.transfers.remove(0);
@@ -140,7 +151,7 @@ impl State {
         let position = self.queues.stamp(stream);
         let (mut scheduler, memory, clocks) = self.scheduler();
         let ranges = std::iter::once(range).chain(more).collect();
-        scheduler.transferred(memory, clocks, &position, name, ranges);
+        scheduler.transferred(memory, &mut [], clocks, &position, name, ranges);
         let found = scheduler.found;
         self.add_found(found);
         self.host_waited(&position.after);
@@ -154,7 +165,7 @@ impl State {
     /// Does the next work of a stream, which is no launch.
     pub(super) fn perform(&mut self, stream: u64) -> Result<bool, Error> {
         let (mut scheduler, memory, clocks) = self.scheduler();
-        scheduler.perform(stream, memory, clocks);
+        scheduler.perform(stream, memory, &mut [], clocks);
         let (found, failed) = (scheduler.found, scheduler.failed);
         self.add_found(found);
         failed.map_or(Ok(true), Err)

@@ -77,8 +77,7 @@ fn integers(seed: u64, n: usize, lowest: i64, range: u64) -> Vec<f64> {
 
 /// Runs `d = a b + c` of one tile and hands the values wanted and got to `judge`.
 fn check<T: Value, C: Value, D: Value>(
-    name: &str,
-    layouts: &str,
+    (name, layouts): (&str, &str),
     [m, n, k]: [usize; 3],
     operands: &Kind<T>,
     sums: &Kind<C>,
@@ -138,8 +137,8 @@ const SHAPES: [[usize; 3]; 3] = [[16, 16, 16], [32, 8, 16], [8, 32, 16]];
 fn sixteen_bit_operands() {
     for layouts in LAYOUTS {
         for shape in SHAPES {
-            check("f16", layouts, shape, &F16, &F32, &F32, f64::from, close);
-            check("bf16", layouts, shape, &BF16, &F32, &F32, f64::from, close);
+            check(("f16", layouts), shape, &F16, &F32, &F32, f64::from, close);
+            check(("bf16", layouts), shape, &BF16, &F32, &F32, f64::from, close);
         }
     }
 }
@@ -148,18 +147,18 @@ fn sixteen_bit_operands() {
 fn sums_in_f16() {
     let f16_to_f64 = |v: f16| v.to_f64();
     for (shape, layouts) in SHAPES.into_iter().zip(["rc", "cr", "rc"]) {
-        check("f16_narrow", layouts, shape, &F16, &F16, &F16, f16_to_f64, close_f16);
+        check(("f16_narrow", layouts), shape, &F16, &F16, &F16, f16_to_f64, close_f16);
     }
-    check("f16_narrowing", "rc", SHAPES[0], &F16, &F32, &F16, f16_to_f64, close_f16);
-    check("f16_widening", "cr", SHAPES[0], &F16, &F16, &F32, f64::from, close);
+    check(("f16_narrowing", "rc"), SHAPES[0], &F16, &F32, &F16, f16_to_f64, close_f16);
+    check(("f16_widening", "cr"), SHAPES[0], &F16, &F16, &F32, f64::from, close);
 }
 
 #[test]
 fn bytes() {
     for layouts in LAYOUTS {
         for shape in SHAPES {
-            check("s8", layouts, shape, &S8, &S32, &S32, f64::from, exact);
-            check("u8", layouts, shape, &U8, &S32, &S32, f64::from, exact);
+            check(("s8", layouts), shape, &S8, &S32, &S32, f64::from, exact);
+            check(("u8", layouts), shape, &U8, &S32, &S32, f64::from, exact);
         }
     }
 }
@@ -168,8 +167,7 @@ fn bytes() {
 fn wide_operands() {
     for layouts in LAYOUTS {
         check(
-            "f64",
-            layouts,
+            ("f64", layouts),
             [8, 8, 4],
             &F64,
             &F64,
@@ -181,7 +179,7 @@ fn wide_operands() {
                     .for_each(|(g, w)| assert!((g - w).abs() <= 4.0 * f64::EPSILON, "{g} {w}"));
             },
         );
-        check("tf32", layouts, [16, 16, 8], &TF32, &F32, &F32, f64::from, close);
+        check(("tf32", layouts), [16, 16, 8], &TF32, &F32, &F32, f64::from, close);
     }
 }
 

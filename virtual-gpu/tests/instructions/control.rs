@@ -52,6 +52,17 @@ pub fn programs() -> Vec<Program> {
          mul.lo.u32 %r2, %r4, %r1;\nEND:\nst.param.b32 [ret], %r2;\nret;\n}\n"
         .into();
     all.push(call);
+    // The stack grows, and what a function has in its frame lies behind; the second array lies where the first one was.
+    let body = "stacksave.u64 %x0;\nmul.wide.u32 %x1, %a0, 4;\nadd.u64 %x1, %x1, 4;\nalloca.u64 %x2, %x1, 16;\n\
+                st.local.u32 [%x2], 5;\nadd.u64 %x3, %x2, %x1;\nst.local.u32 [%x3+-4], %a1;\nld.local.u32 %d0, [%x3+-4];\n\
+                and.b64 %x4, %x2, 15;\ncvt.u32.u64 %d1, %x4;\nstackrestore.u64 %x0;\nalloca.u64 %x5, 8;\n\
+                st.local.u32 [%x5], %a1;\nld.local.u32 %d2, [%x5];";
+    all.push(Program::new("stack", [1, 64], [2, 3], small, body, |rows| map(rows, |a| vec![a[1], 0, a[1]])));
+    // As inline assembly in the headers of 16-bit types has it.
+    let body = "{.reg.b32 x,y;\n mov.b32 x, 0X10U;\nadd.u32 y, x, %a0;\n mov.b32 %d0, y;}";
+    all.push(Program::new("directives without a blank", [1, 32], [1, 1], small, body, |rows| {
+        map(rows, |a| vec![a[0] + 16])
+    }));
     // Addresses of functions: from a register, a table, and among targets that are named.
     let mut indirect = Program::new(
         "indirect call",

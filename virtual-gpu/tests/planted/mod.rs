@@ -305,6 +305,11 @@ pub struct Verdict {
     pub how: String,
 }
 
+/// Runs a bug under one schedule.
+pub fn run(bug: &Bug, order: Order) -> Output {
+    scenes::scene(bug.family, bug.variant).case.run_first(options(order))
+}
+
 /// Runs a bug under the schedules until it is caught.
 pub fn judge(bug: &Bug) -> Verdict {
     let mut seen = Vec::new();
