@@ -43,9 +43,9 @@ impl Graph {
 #[derive(Clone)]
 pub(crate) enum Work {
     Launch { grid: Box<Grid>, dependent: bool },
-    Set { address: u64, pattern: Vec<u8>, count: u64 },
-    Copy { to: u64, from: u64, bytes: u64 },
-    Write { to: u64, data: Vec<u8> },
+    Set { address: u64, pattern: Vec<u8>, count: u64, position: Position },
+    Copy { to: u64, from: u64, bytes: u64, position: Position },
+    Write { to: u64, data: Vec<u8>, position: Position },
     Record { event: u64, number: u64 },
     Wait { event: u64, number: u64 },
 }
@@ -72,7 +72,7 @@ impl Clock {
     }
 }
 
-/// Where a launch stands among the other work.
+/// Where a launch, a copy or a memset stands among the other work.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Position {
     pub stream: u64,
@@ -200,6 +200,30 @@ impl Queues {
             self.captures.entry(capture).or_default().push(stream, work);
             return false;
         }
+        let mut position = self.stamp(stream);
+        if let Work::Wait { event, .. } = &work
+            && let Some(event) = self.events.get(event)
+        {
+            position.after.join(&event.clock);
+        }
+        self.stream(stream).clock = position.after.clone();
+        let sequence = position.sequence;
+        match &mut work {
+            Work::Launch { grid, .. } => grid.position = position,
+            Work::Set { position: p, .. }
+            | Work::Copy { position: p, .. }
+            | Work::Write { position: p, .. } => *p = position,
+            Work::Record { event, .. } => {
+                self.events.entry(*event).or_default().clock = position.after;
+            }
+            Work::Wait { .. } => {}
+        }
+        self.stream(stream).work.push_back((sequence, work));
+        true
+    }
+
+    /// The position of new work in a stream.
+    pub fn stamp(&mut self, stream: u64) -> Position {
         self.sequence += 1;
         let sequence = self.sequence;
         let blocking = self.stream(stream).blocking;
@@ -209,21 +233,9 @@ impl Queues {
                 clock.join(&queue.clock);
             }
         }
-        if let Work::Wait { event, .. } = &work
-            && let Some(event) = self.events.get(event)
-        {
-            clock.join(&event.clock);
-        }
         clock.advance(stream, sequence);
-        match &mut work {
-            Work::Launch { grid, .. } => grid.position = Position { stream, sequence, after: clock.clone() },
-            Work::Record { event, .. } => self.events.entry(*event).or_default().clock = clock.clone(),
-            _ => {}
-        }
-        let queue = self.stream(stream);
-        queue.clock = clock;
-        queue.work.push_back((sequence, work));
-        true
+        self.stream(stream).clock = clock.clone();
+        Position { stream, sequence, after: clock }
     }
 
     /// Streams whose next work may be done now.
@@ -282,6 +294,17 @@ impl Queues {
     /// Whether the host has waited for a piece of a stream's work.
     pub fn host_knows(&self, stream: u64, sequence: u64) -> bool {
         self.host.covers(stream, sequence)
+    }
+
+    /// Whether copies or memsets are queued that nothing orders with a launch.
+    pub fn rival_transfers(&self, launch: &Position) -> bool {
+        self.streams.values().flat_map(|q| &q.work).any(|(_, work)| match work {
+            Work::Set { position, .. } | Work::Copy { position, .. } | Work::Write { position, .. } => {
+                !launch.after.covers(position.stream, position.sequence)
+                    && !position.after.covers(launch.stream, launch.sequence)
+            }
+            _ => false,
+        })
     }
 
     /// Launches that are queued.

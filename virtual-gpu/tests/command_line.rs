@@ -101,6 +101,19 @@ fn threads_change_nothing_and_registers_are_held_against_the_device() {
 }
 
 #[test]
+fn what_a_kernel_prints_goes_to_standard_output() {
+    let line = "run tests/ptx/printing.sm_80.ptx some --grid 1 --block 32 --arg i32:4";
+    let out = run(line);
+    assert_eq!(out.status.code(), Some(0));
+    let lines = ["five (nil)", "   0|0.33", "  16|0.33", "some: no findings (eager order)"];
+    let mut printed: Vec<String> = text(&out.stdout).lines().map(str::to_string).collect();
+    printed[..3].sort_unstable_by_key(|line| lines.iter().position(|l| l == line));
+    assert_eq!(printed, lines);
+    let json = text(&run(&format!("{line} --json")).stdout);
+    assert!(json.contains(r#","printed":""#) && json.contains(r"  16|0.33\u000a"), "{json}");
+}
+
+#[test]
 fn json_has_the_same_findings_and_counters() {
     let out = row_sums(2, "--json --counters");
     assert_eq!(out.status.code(), Some(1));

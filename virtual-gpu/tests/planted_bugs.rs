@@ -19,6 +19,18 @@ fn every_planted_bug_is_caught() {
     assert!(missed.is_empty(), "{} of {} missed:\n{}", missed.len(), planted::BUGS.len(), missed.join("\n"));
 }
 
+/// What nothing orders is a race whichever comes first.
+#[test]
+fn races_between_streams_are_found_in_every_order() {
+    for bug in planted::BUGS.iter().filter(|bug| bug.family == "two_streams") {
+        for order in planted::ORDERS {
+            let out = planted::run(bug, order);
+            let found = out.findings.iter().any(|f| f.kind == virtual_gpu::Kind::GlobalRace);
+            assert!(found, "{}_{}, {order:?}", bug.family, bug.variant);
+        }
+    }
+}
+
 #[test]
 fn correct_kernels_raise_no_false_alarm() {
     let bad = planted::false_alarms(&planted::FAMILIES, 1000);

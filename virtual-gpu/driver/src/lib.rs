@@ -3,7 +3,7 @@
 //! Put it on `LD_LIBRARY_PATH` under that name. It has the entry points that cudarc calls to run kernels: device,
 //! primary context, memory, streams, events, modules, launches, graphs, tensor maps. Modules must contain PTX: text, or
 //! a fatbin, compressed (nvcc 13) or not. What the virtual GPU finds wrong goes to standard error, and fails the call
-//! that waits for the work with CUDA_ERROR_LAUNCH_FAILED.
+//! that waits for the work with CUDA_ERROR_LAUNCH_FAILED. What kernels print goes to standard output.
 //!
 //! Environment: `VIRTUAL_GPU_DEVICE` is `h200` (default), `a100`, `t4` (compute capability 7.5 and nothing else of a T4:
 //! for code that does not run there) or `none`; `VIRTUAL_GPU_MEMORY` limits device memory in bytes; `VIRTUAL_GPU_DRIVER_VERSION` is what the driver says of itself, such as 12040 (default 13000).
@@ -16,6 +16,7 @@ mod objects;
 
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use virtual_gpu::{Description, Error, Function, Gpu, Graph, Module};
@@ -98,6 +99,12 @@ fn finish(work: impl FnOnce(&Driver) -> Result<(), i32>) -> i32 {
         Err(code) => return code,
     };
     let result = work(driver);
+    let printed = driver.gpu.take_printed();
+    if !printed.is_empty() {
+        let mut out = std::io::stdout().lock();
+        // Who has closed standard output does not want to read it.
+        let _ = out.write_all(&printed).and_then(|()| out.flush());
+    }
     let findings = driver.gpu.take_findings();
     for finding in &findings {
         eprintln!("virtual GPU: {finding}");

@@ -65,10 +65,11 @@ pub fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<bool, Strin
     let findings = gpu.take_findings();
     // A launch beyond a limit of the device fails without a finding of its own.
     let failed = ended.err().filter(|_| findings.is_empty()).map(|e| e.to_string());
+    let printed = gpu.take_printed();
     let written = if arguments.json {
-        writeln!(out, "{}", json(arguments, &findings, failed.as_deref(), &counters).render())
+        writeln!(out, "{}", json(arguments, &printed, &findings, failed.as_deref(), &counters).render())
     } else {
-        report(arguments, &findings, failed.as_deref(), &counters, out)
+        out.write_all(&printed).and_then(|()| report(arguments, &findings, failed.as_deref(), &counters, out))
     };
     written.map_err(|e| format!("output: {e}"))?;
     Ok(!findings.is_empty() || failed.is_some())
@@ -260,6 +261,7 @@ fn columns<T: std::fmt::Display>(row: [T; 9]) -> String {
 
 fn json(
     arguments: &Arguments,
+    printed: &[u8],
     findings: &[Finding],
     failed: Option<&str>,
     counters: &[KernelCounters],
@@ -276,6 +278,9 @@ fn json(
         ("error", failed.map_or(Json::Null, Json::from)),
         ("findings", Json::List(findings.iter().map(finding).collect())),
     ];
+    if !printed.is_empty() {
+        fields.push(("printed", String::from_utf8_lossy(printed).as_ref().into()));
+    }
     if arguments.counters {
         fields.push(("counters", Json::List(counters.iter().map(kernel_counters).collect())));
     }

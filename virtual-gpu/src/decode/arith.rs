@@ -428,10 +428,12 @@ impl<'a> Decoder<'_, 'a> {
                 }
                 let part = bits / parts.len() as u32;
                 if bits == 128 {
-                    let (reg, _) = self.any_destination(a)?;
-                    for (k, p) in parts.iter().enumerate() {
+                    if parts.len() != 2 {
+                        return self.error("mov into a vector of this length");
+                    }
+                    for (half, p) in self.halves_128(a)?.iter().zip(parts) {
                         let to = self.destination(p, 64)?;
-                        self.alu(Alu::Mov64, to, reg.slot + 2 * k as u32, ZERO, ZERO, Class::Move);
+                        self.alu(Alu::Mov64, to, half.slot, ZERO, ZERO, Class::Move);
                     }
                     return Ok(());
                 }
@@ -471,10 +473,12 @@ impl<'a> Decoder<'_, 'a> {
                 }
                 let part = bits / parts.len() as u32;
                 if bits == 128 {
-                    let (reg, _) = self.any_destination(d)?;
-                    for (k, p) in parts.iter().enumerate() {
+                    if parts.len() != 2 {
+                        return self.error("mov from a vector of this length");
+                    }
+                    for (half, p) in self.halves_128(d)?.iter().zip(parts) {
                         let from = self.source(p, 64)?;
-                        self.alu(Alu::Mov64, reg.slot + 2 * k as u32, from, ZERO, ZERO, Class::Move);
+                        self.alu(Alu::Mov64, half.slot, from, ZERO, ZERO, Class::Move);
                     }
                     return Ok(());
                 }
@@ -528,9 +532,9 @@ impl<'a> Decoder<'_, 'a> {
                 }
             }
             _ if bits == 128 => {
-                let ((d, _), (a, _)) = (self.any_destination(d)?, self.any_destination(a)?);
-                self.alu(Alu::Mov64, d.slot, a.slot, ZERO, ZERO, Class::Move);
-                self.alu(Alu::Mov64, d.slot + 2, a.slot + 2, ZERO, ZERO, Class::Move);
+                for (d, a) in self.halves_128(d)?.iter().zip(self.halves_128(a)?) {
+                    self.alu(Alu::Mov64, d.slot, a.slot, ZERO, ZERO, Class::Move);
+                }
             }
             _ => {
                 let (d, a) = (self.destination(d, bits)?, self.source(a, bits)?);

@@ -1,7 +1,7 @@
 //! Branches, calls, barriers and warp-wide operations.
 
 use super::program::*;
-use super::{Decoder, Fixup, Modifiers, Name, Result};
+use super::{Decoder, Fixup, Modifiers, Result};
 use crate::ptx::ast::*;
 use crate::registers::*;
 
@@ -40,6 +40,32 @@ impl<'a> Decoder<'_, 'a> {
             "ret" => {
                 m.take("uni");
                 self.emit(Op::Return, Class::Control);
+            }
+            "alloca" => {
+                if self.need_type(m)?.bits() != 64 {
+                    return self.error("only 64-bit stack pointers are supported");
+                }
+                let (d, size, align) = match i.operands.as_slice() {
+                    [d, size] => (d, size, 8),
+                    [d, size, Operand::Integer(align)] => (d, size, *align),
+                    _ => return self.error("alloca needs a destination, a size and a constant alignment"),
+                };
+                if !align.is_power_of_two() || align > 1 << 16 {
+                    return self.error(format!("alignment {align} is no power of two"));
+                }
+                let (d, size) = (self.destination(d, 64)?, self.source(size, 64)?);
+                self.emit(Op::StackAllocate { d, size, align: align as u32 }, Class::Control);
+            }
+            "stacksave" | "stackrestore" => {
+                if self.need_type(m)?.bits() != 64 {
+                    return self.error("only 64-bit stack pointers are supported");
+                }
+                let [operand] = self.operands(i)?;
+                let op = match name {
+                    "stacksave" => Op::StackSave { d: self.destination(operand, 64)? },
+                    _ => Op::StackRestore { a: self.source(operand, 64)? },
+                };
+                self.emit(op, Class::Control);
             }
             "exit" => self.emit(Op::Exit, Class::Control),
             "trap" => self.emit(Op::Trap { breakpoint: false }, Class::Control),
@@ -215,72 +241,6 @@ impl<'a> Decoder<'_, 'a> {
             return self.error("barrier.arrive needs a thread count");
         }
         self.emit(Op::Barrier(Box::new(Barrier { id, count, arrive_only, aligned, reduce })), Class::Sync);
-        Ok(())
-    }
-
-    fn call(&mut self, m: &mut Modifiers<'a>, i: &Instruction<'a>) -> Result<()> {
-        m.take("uni");
-        let none = Operand::List(Vec::new());
-        let (results, target, arguments) = match i.operands.as_slice() {
-            [Operand::Name(target, 0)] => (&none, *target, &none),
-            [Operand::Name(target, 0), arguments @ Operand::List(_)] => (&none, *target, arguments),
-            [results @ Operand::List(_), Operand::Name(target, 0)] => (results, *target, &none),
-            [results @ Operand::List(_), Operand::Name(target, 0), arguments @ Operand::List(_)] => {
-                (results, *target, arguments)
-            }
-            _ => return self.error("calls through an address are not supported"),
-        };
-        let module = self.module;
-        let known = module.functions.iter().find(|f| f.name == target && f.body.is_some());
-        let of_system = matches!(target, "vprintf" | "__assertfail");
-        if known.is_none() && !of_system {
-            let why = match self.lookup(target) {
-                Ok(Name::Register(..)) => "calls through an address are not supported".into(),
-                _ => format!("call of `{target}`, which has no body in this module"),
-            };
-            return self.error(why);
-        }
-        let mut frame_places = |operand: &Operand<'a>| -> Result<Vec<FrameCopy>> {
-            let Operand::List(items) = operand else { return Ok(Vec::new()) };
-            let mut places = Vec::new();
-            for item in items {
-                let Operand::Name(name, 0) = item else { return self.error("call with a constant argument") };
-                match self.lookup(name)? {
-                    Name::Local(at, bytes) => places.push((at, 0, bytes)),
-                    _ => return self.error("call arguments must be .param variables"),
-                }
-            }
-            Ok(places)
-        };
-        let (arguments, results) = (frame_places(arguments)?, frame_places(results)?);
-        let Some(function) = known else { return self.system_call(target, &arguments) };
-        let at = self.program.code.len();
-        let call = Call { target: 0, arguments, results, frame_bytes: 0, callee_frame_bytes: 0, saved: None };
-        self.emit(Op::Call(Box::new(call)), Class::Control);
-        self.calls.push((at, function.name, i.position, self.current));
-        if !self.functions.contains_key(function.name) {
-            self.functions.insert(function.name, Default::default());
-            self.queue.push(function.name);
-        }
-        let current = self.current;
-        if let Some(caller) = self.functions.get_mut(current) {
-            caller.calls.push(function.name.to_string());
-        }
-        Ok(())
-    }
-
-    /// A call of a function that the driver provides. Nothing is printed.
-    fn system_call(&mut self, name: &str, arguments: &[FrameCopy]) -> Result<()> {
-        match (name, arguments) {
-            ("__assertfail", [message, file, line, function, _])
-                if [message.2, file.2, line.2, function.2] == [8, 8, 4, 8] =>
-            {
-                let arguments = [message.0, file.0, line.0, function.0];
-                self.emit(Op::AssertFail { arguments }, Class::Control);
-            }
-            ("vprintf", [_, _]) => self.emit(Op::Nop, Class::Control),
-            _ => return self.error(format!("call of `{name}` with other parameters than it has")),
-        }
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! Kernels and functions: directives, variables, blocks, labels, calls.
 
+use super::call;
 use super::places::Chain;
 use super::program::*;
-use super::{Decoder, Name, Result};
+use super::{CallSite, Decoder, Name, Result};
 use crate::hash::{FastMap, FastSet};
 use crate::memory::SHARED_BASE;
 use crate::ptx::ast::*;
@@ -77,7 +78,9 @@ impl<'a> Decoder<'_, 'a> {
                     Statement::Variable(v) if v.space == Space::Shared => own.push(v),
                     Statement::Instruction(i) => {
                         i.operands.iter().for_each(|operand| collect_names(operand, &mut names));
-                        if i.opcode.starts_with("call") {
+                        if call::is_indirect(i) {
+                            pending.extend(self.address_taken());
+                        } else if call::is_call(i) {
                             pending.extend(i.operands.iter().filter_map(|operand| match operand {
                                 Operand::Name(name, _) => Some(*name),
                                 _ => None,
@@ -117,6 +120,7 @@ impl<'a> Decoder<'_, 'a> {
         self.current = function.name;
         self.scopes = vec![FastMap::default()];
         self.ranges = vec![Vec::new()];
+        self.call_sites.clear();
         self.frame_bytes = 0;
         self.frames = Chain::default();
         let (first_slot, first_pred) = (self.program.slots, self.program.preds);
@@ -243,6 +247,15 @@ impl<'a> Decoder<'_, 'a> {
                 Statement::Instruction(instruction) => {
                     self.instruction(instruction, block, &mut fixups)?;
                 }
+                Statement::CallPrototype(label, returns, parameters) => {
+                    let sizes =
+                        |vars: &[Variable<'_>]| vars.iter().map(|v| v.bytes.unwrap_or(0) as u32).collect();
+                    let site = CallSite::Prototype { returns: sizes(returns), parameters: sizes(parameters) };
+                    self.call_sites.insert(label, site);
+                }
+                Statement::CallTargets(label, targets) => {
+                    self.call_sites.insert(label, CallSite::Targets(targets.clone()));
+                }
                 Statement::Label(_) | Statement::BranchTargets(..) => {}
             }
         }
@@ -299,54 +312,9 @@ impl<'a> Decoder<'_, 'a> {
         }
         places.link(file(location.file), (location.line, location.column), function, outer)
     }
-
-    pub(super) fn finish_calls(&mut self) -> Result<()> {
-        for (at, name, position, caller) in std::mem::take(&mut self.calls) {
-            let Some(callee) = self.functions.get(name).cloned() else { continue };
-            let frame_bytes = self.functions.get(caller).map_or(0, |f| f.frame_bytes);
-            let recursive = self.calls_itself(name);
-            let Op::Call(call) = &mut self.program.code[at].op else { continue };
-            call.target = callee.start;
-            call.frame_bytes = frame_bytes;
-            call.callee_frame_bytes = callee.frame_bytes;
-            if call.arguments.len() != callee.parameters.len() || call.results.len() != callee.returns.len() {
-                return Err(LoadError::new(
-                    position,
-                    format!("call of `{name}` with other parameters than it has"),
-                ));
-            }
-            for (copy, (at, bytes)) in call.arguments.iter_mut().zip(&callee.parameters) {
-                copy.1 = *at;
-                copy.2 = copy.2.min(*bytes);
-            }
-            for (copy, (at, bytes)) in call.results.iter_mut().zip(&callee.returns) {
-                copy.1 = *at;
-                copy.2 = copy.2.min(*bytes);
-            }
-            call.saved = recursive.then(|| (callee.slots.clone(), callee.preds.clone()));
-        }
-        Ok(())
-    }
-
-    /// Whether a call of this function can lead to another call of it.
-    pub(super) fn calls_itself(&self, name: &str) -> bool {
-        let mut seen = FastSet::default();
-        let mut pending = vec![name];
-        while let Some(from) = pending.pop() {
-            for next in self.functions.get(from).map_or(&[][..], |f| &f.calls) {
-                if next == name {
-                    return true;
-                }
-                if seen.insert(next.as_str()) {
-                    pending.push(next);
-                }
-            }
-        }
-        false
-    }
 }
 
-fn collect_names<'a>(operand: &Operand<'a>, names: &mut FastSet<&'a str>) {
+pub(super) fn collect_names<'a>(operand: &Operand<'a>, names: &mut FastSet<&'a str>) {
     match operand {
         Operand::Name(name, _) => {
             names.insert(name);

@@ -167,9 +167,10 @@ impl<'a> Decoder<'_, 'a> {
         let mut count = count as u32;
         if ty == Type::B128 {
             // Two halves of eight bytes, in neighbouring slots.
-            let (reg, _) = self.any_destination(parts[0])?;
-            registers[0] = Reg { slot: reg.slot, width: Width::W64 };
-            registers[1] = Reg { slot: reg.slot + 2, width: Width::W64 };
+            if count != 1 {
+                return self.error("a vector of 128-bit elements");
+            }
+            registers[..2].copy_from_slice(&self.halves_128(parts[0])?);
             (bytes, count) = (8, 2);
         } else {
             for (register, part) in registers.iter_mut().zip(parts) {
@@ -293,10 +294,27 @@ impl<'a> Decoder<'_, 'a> {
             _ => return self.error("wrong number of operands"),
         };
         let bits = ty.bits();
-        if bits == 128 {
-            return self.error("128-bit atomics are not supported");
-        }
         let address = self.address(address, space)?;
+        if bits == 128 {
+            if !matches!(op, Rmw::Exch | Rmw::Cas) || count != 1 {
+                return self.error(format!("unknown instruction `{}`", i.opcode));
+            }
+            let mut whole = |operand: &Operand<'a>| Ok(self.halves_128(operand)?[0]);
+            let mut b_registers = [NO_REG; 8];
+            b_registers[0] = whole(b)?;
+            let c = c.map_or(Ok(Self::reg(ZERO, 64)), &mut whole)?;
+            let d = match d {
+                Some(d) => {
+                    let mut registers = [NO_REG; 8];
+                    registers[0] = whole(d)?;
+                    Some(registers)
+                }
+                None => None,
+            };
+            let atomic = Atomic { op, address, bytes: 16, count, d, b: b_registers, c, strength, scope };
+            self.emit(Op::Atomic(Box::new(atomic)), Class::Memory);
+            return Ok(());
+        }
         let parts = |operand: &Operand<'a>| -> Vec<Operand<'a>> {
             match operand {
                 Operand::Vector(parts) => parts.clone(),

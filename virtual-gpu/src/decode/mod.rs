@@ -2,6 +2,7 @@
 //! and everything unknown is an error with its line.
 
 mod arith;
+mod call;
 mod control;
 mod convert;
 mod float;
@@ -14,6 +15,7 @@ mod places;
 pub mod program;
 mod tensor;
 pub mod watched;
+mod wmma;
 
 use crate::hash::FastMap;
 use crate::ptx::ast::*;
@@ -65,10 +67,16 @@ pub(crate) struct Decoder<'m, 'a> {
     specials: FastMap<Special, Slot>,
     shared: FastMap<&'a str, u32>,
     /// Entry of each decoded or awaited function, and its layout.
-    functions: FastMap<&'a str, Callee>,
+    functions: FastMap<&'a str, FunctionLayout>,
     queue: Vec<&'a str>,
     /// Calls to finish: instruction, callee, place, caller.
     calls: Vec<(usize, &'a str, Position, &'a str)>,
+    /// Calls through an address to finish.
+    indirect_calls: Vec<Indirect<'a>>,
+    /// What `.callprototype` and `.calltargets` of the current function say, by label.
+    call_sites: FastMap<&'a str, CallSite<'a>>,
+    /// Functions whose address the module takes, once somebody asked.
+    address_taken: Option<Vec<&'a str>>,
     frame_bytes: u32,
     place: u32,
     frames: Chain,
@@ -78,8 +86,29 @@ pub(crate) struct Decoder<'m, 'a> {
     current: &'a str,
 }
 
+/// What is known of the functions that a call through an address may find.
+#[derive(Clone)]
+enum CallSite<'a> {
+    /// Sizes in bytes of what they return and take.
+    Prototype {
+        returns: Vec<u32>,
+        parameters: Vec<u32>,
+    },
+    Targets(Vec<&'a str>),
+}
+
+/// A call through an address whose callees are not laid out yet.
+struct Indirect<'a> {
+    at: usize,
+    caller: &'a str,
+    callees: Vec<&'a str>,
+    site: CallSite<'a>,
+    arguments: Vec<FrameCopy>,
+    results: Vec<FrameCopy>,
+}
+
 #[derive(Clone, Default)]
-struct Callee {
+struct FunctionLayout {
     start: u32,
     decoded: bool,
     parameters: Vec<(u32, u32)>,
@@ -104,6 +133,9 @@ impl<'m, 'a> Decoder<'m, 'a> {
             functions: FastMap::default(),
             queue: Vec::new(),
             calls: Vec::new(),
+            indirect_calls: Vec::new(),
+            call_sites: FastMap::default(),
+            address_taken: None,
             frame_bytes: 0,
             place: 0,
             frames: Chain::default(),

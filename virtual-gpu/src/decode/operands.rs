@@ -229,6 +229,15 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
+    /// A 128-bit register: its halves are two 64-bit ones.
+    pub(crate) fn halves_128(&mut self, operand: &Operand<'a>) -> Result<[Reg; 2]> {
+        let (reg, ty) = self.any_destination(operand)?;
+        if ty != Type::B128 && reg.slot != SINK {
+            return self.error(format!("a register of {} bits, expected 128", ty.bits()));
+        }
+        Ok([0, 2].map(|half| Reg { slot: reg.slot + half, width: Width::W64 }))
+    }
+
     pub(crate) fn reg(slot: Slot, bits: u32) -> Reg {
         Reg { slot, width: if bits == 64 { Width::W64 } else { Width::W32 } }
     }

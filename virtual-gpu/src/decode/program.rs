@@ -264,6 +264,7 @@ pub enum Rmw {
 pub struct Atomic {
     pub op: Rmw,
     pub address: Address,
+    /// Of 16 bytes, a register is the first of two 64-bit ones.
     pub bytes: u32,
     pub count: u32,
     /// Destinations, `None` for `red`.
@@ -345,6 +346,22 @@ pub struct Call {
     pub saved: Option<(std::ops::Range<Slot>, std::ops::Range<u32>)>,
 }
 
+/// A call of the function whose address a register holds.
+#[derive(Clone, Debug)]
+pub struct IndirectCall {
+    pub address: Slot,
+    pub callees: Vec<Callee>,
+}
+
+/// A function that an indirect call may find.
+#[derive(Clone, Debug)]
+pub struct Callee {
+    pub address: u64,
+    pub name: String,
+    /// `None` where the function takes or returns something else than the call says.
+    pub call: Option<Call>,
+}
+
 /// What an instruction does.
 pub enum Op {
     Alu {
@@ -396,11 +413,29 @@ pub enum Op {
         targets: Box<[u32]>,
     },
     Call(Box<Call>),
+    CallIndirect(Box<IndirectCall>),
     Return,
     Exit,
     /// `__assertfail`: where in the frame its arguments are: message, file, line, function.
     AssertFail {
         arguments: [u32; 4],
+    },
+    /// `vprintf`: where in the frame its arguments, format and values, and its result are.
+    Print {
+        arguments: [u32; 2],
+        result: Option<u32>,
+    },
+    /// Room in the frame whose size is known only now.
+    StackAllocate {
+        d: Slot,
+        size: Slot,
+        align: u32,
+    },
+    StackSave {
+        d: Slot,
+    },
+    StackRestore {
+        a: Slot,
     },
     Trap {
         breakpoint: bool,
@@ -465,6 +500,7 @@ pub enum Op {
     },
     Ldmatrix(Box<crate::exec::matrix::Ldmatrix>),
     Mma(Box<crate::exec::matrix::Mma>),
+    Wmma(Box<crate::exec::wmma::WmmaOp>),
     Hopper(Box<crate::exec::hopper::HopperOp>),
 }
 

@@ -89,6 +89,7 @@ impl<'a> Decoder<'_, 'a> {
                 self.emit(Op::Mma(Box::new(op)), Class::Tensor);
             }
             "mma" => self.mma(m, i)?,
+            "wmma" => self.wmma(m, i)?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -4,6 +4,7 @@ use super::program::*;
 use crate::exec::bulk::{Copy, Side};
 use crate::exec::hopper::HopperOp;
 use crate::exec::wgmma::AOperand;
+use crate::exec::wmma::WmmaOp;
 use crate::registers::{FIRST_SLOT, Slot};
 
 /// Calls `visit` with each register that an instruction reads (false) or writes (true), but for predicates and what
@@ -26,6 +27,9 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
             atomic.b[..atomic.count as usize].iter().for_each(|reg| reads(&[reg.slot]));
         }
         Op::BranchIndexed { index, .. } => reads(&[*index]),
+        Op::CallIndirect(call) => reads(&[call.address]),
+        Op::StackAllocate { size, .. } => reads(&[*size]),
+        Op::StackRestore { a } => reads(&[*a]),
         Op::Barrier(barrier) => {
             reads(&[barrier.id]);
             barrier.count.iter().for_each(|&slot| reads(&[slot]));
@@ -45,6 +49,14 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
             }
         }
         Op::Mma(op) => [&op.a, &op.b, &op.c].into_iter().for_each(|slots| reads(slots)),
+        Op::Wmma(op) => match &**op {
+            WmmaOp::Load(tile) => reads(&[tile.address.base, tile.stride]),
+            WmmaOp::Store(tile) => {
+                reads(&[tile.address.base, tile.stride]);
+                reads(&tile.registers);
+            }
+            WmmaOp::Product { a, b, c, .. } => [a, b, c].into_iter().for_each(|slots| reads(slots)),
+        },
         Op::Hopper(op) => hopper_reads(op, reads),
         Op::PredLogic { .. }
         | Op::FrameAddress { .. }
@@ -54,6 +66,8 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         | Op::Return
         | Op::Exit
         | Op::AssertFail { .. }
+        | Op::Print { .. }
+        | Op::StackSave { .. }
         | Op::Trap { .. }
         | Op::Nop
         | Op::ActiveMask { .. }
@@ -67,6 +81,8 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         | Op::Select32 { d, .. }
         | Op::Select64 { d, .. }
         | Op::FrameAddress { d, .. }
+        | Op::StackAllocate { d, .. }
+        | Op::StackSave { d }
         | Op::Clock { d, .. }
         | Op::Shuffle { d, .. }
         | Op::Match { d, .. }
@@ -88,6 +104,11 @@ pub fn registers(op: &Op, mut visit: impl FnMut(Slot, bool)) {
         }
         Op::Ldmatrix(op) if !op.store => writes(&op.registers[..op.count]),
         Op::Mma(op) => writes(&op.d),
+        Op::Wmma(op) => match &**op {
+            WmmaOp::Load(tile) => writes(&tile.registers),
+            WmmaOp::Store(_) => {}
+            WmmaOp::Product { d, .. } => writes(d),
+        },
         Op::Hopper(op) => match &**op {
             HopperOp::MbarrierArrive { state: Some(d), .. }
             | HopperOp::PendingCount { d, .. }

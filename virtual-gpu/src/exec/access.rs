@@ -279,25 +279,39 @@ pub fn load(
     }
     let (base, top) = (warp.splits[chosen].base, warp.splits[chosen].top);
     let addresses = addresses(warp, &access.address, base);
-    let check = ctx.checks == Checks::All;
-    if check {
+    if ctx.checks == Checks::All {
         check_address_poison(ctx, warp, pc, &access.address, active);
     }
+    load_at(ctx, warp, top, pc, access, &addresses, active)
+}
+
+/// Loads from these addresses.
+#[inline(always)]
+pub fn load_at(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    top: u32,
+    pc: u32,
+    access: &Access,
+    addresses: &[u64; 32],
+    active: u32,
+) -> Flow {
+    let check = ctx.checks == Checks::All;
     let size = access.bytes * access.count;
     let touch = Touch::of(Action::Read, access.strength, access.scope);
     let mut rest = active;
     while rest != 0 {
         let Ok(group) =
-            next_group(ctx, warp, top, pc, &addresses, &mut rest, access.address.space, size, Action::Read)
+            next_group(ctx, warp, top, pc, addresses, &mut rest, access.address.space, size, Action::Read)
         else {
             return Flow::Stop;
         };
-        let mut reach = group.reach(&addresses, size);
+        let mut reach = group.reach(addresses, size);
         match group.target {
             Target::Global => {
                 races::global(ctx, warp, pc, group.origin, &reach, touch);
                 if access.strength != Strength::Weak && access.strength != Strength::Volatile {
-                    races::acquire_global(ctx, group.origin, &reach, access.strength, access.scope);
+                    races::acquire_global(ctx, warp, group.origin, &reach, access.strength, access.scope);
                 }
                 if access.address.space != Space::Const {
                     ctx.grid.counters.global(pc, &reach, false);
@@ -358,25 +372,39 @@ pub fn store(
     }
     let (base, top) = (warp.splits[chosen].base, warp.splits[chosen].top);
     let addresses = addresses(warp, &access.address, base);
-    let check = ctx.checks == Checks::All;
-    if check {
+    if ctx.checks == Checks::All {
         check_address_poison(ctx, warp, pc, &access.address, active);
     }
+    store_at(ctx, warp, top, pc, access, &addresses, active)
+}
+
+/// Stores to these addresses.
+#[inline(always)]
+pub fn store_at(
+    ctx: &mut Context<'_>,
+    warp: &mut Warp,
+    top: u32,
+    pc: u32,
+    access: &Access,
+    addresses: &[u64; 32],
+    active: u32,
+) -> Flow {
+    let check = ctx.checks == Checks::All;
     let size = access.bytes * access.count;
     let touch = Touch::of(Action::Write, access.strength, access.scope);
     let mut rest = active;
     *ctx.progress += 1;
     while rest != 0 {
         let Ok(group) =
-            next_group(ctx, warp, top, pc, &addresses, &mut rest, access.address.space, size, Action::Write)
+            next_group(ctx, warp, top, pc, addresses, &mut rest, access.address.space, size, Action::Write)
         else {
             return Flow::Stop;
         };
-        let mut reach = group.reach(&addresses, size);
+        let mut reach = group.reach(addresses, size);
         match group.target {
             Target::Global => {
                 races::global(ctx, warp, pc, group.origin, &reach, touch);
-                races::release_global(ctx, group.origin, &reach, access.strength, access.scope);
+                races::release_global(ctx, warp, group.origin, &reach, access.strength, access.scope);
                 ctx.grid.counters.global(pc, &reach, true);
                 let Ok(a) = ctx.memory.allocation(group.origin) else { return Flow::Stop };
                 if a.bytes.is_view() {

@@ -8,6 +8,7 @@ use crate::memory::Bytes;
 use crate::numeric::arith::*;
 use crate::options::Checks;
 use crate::races::{self, Touch};
+use crate::registers::Slot;
 
 fn half_rule(max: bool) -> MinMax {
     MinMax { max, ..MinMax::default() }
@@ -135,6 +136,37 @@ pub fn atomic(
     Flow::Next
 }
 
+/// An exchange or compare-and-swap of 128 bits.
+fn perform_128(warp: &mut Warp, a: &Atomic, bytes: &mut Bytes, at: usize, lane: usize) {
+    let halves = |slot: Slot| [slot, slot + 2];
+    let value = |slot: Slot| halves(slot).map(|half| warp.registers.r64(half)[lane]);
+    let poisoned = |slot: Slot| halves(slot).map(|half| warp.registers.poison(half) >> lane & 1 != 0);
+    let old = [0, 8].map(|half| bytes.get(at + half, 8));
+    let defined = [0, 8].map(|half| bytes.is_defined(at + half, 8));
+    let (b, b_poison) = (value(a.b[0].slot), poisoned(a.b[0].slot));
+    // An undefined comparison leaves nothing known.
+    let (new, new_defined) = match a.op {
+        Rmw::Cas => {
+            let (c, c_poison) = (value(a.c.slot), poisoned(a.c.slot));
+            let known = defined == [true; 2] && b_poison == [false; 2];
+            let equal = old == b;
+            let swapped = [0, 1].map(|i| known && !(equal && c_poison[i]));
+            (if equal { c } else { old }, swapped)
+        }
+        _ => (b, b_poison.map(|p| !p)),
+    };
+    for (i, half) in [0, 8].into_iter().enumerate() {
+        bytes.put(at + half, 8, new[i]);
+        bytes.set_defined(at + half, 8, new_defined[i]);
+    }
+    if let Some(d) = &a.d {
+        for (i, slot) in halves(d[0].slot).into_iter().enumerate() {
+            warp.registers.m64(slot)[lane] = old[i];
+            warp.registers.set_poison(slot, if defined[i] { 0 } else { u32::MAX }, 1 << lane);
+        }
+    }
+}
+
 fn perform(
     warp: &mut Warp,
     a: &Atomic,
@@ -143,6 +175,10 @@ fn perform(
     order: impl Iterator<Item = usize>,
 ) {
     for lane in order {
+        if a.bytes == 16 {
+            perform_128(warp, a, bytes, offsets[lane], lane);
+            continue;
+        }
         for k in 0..a.count as usize {
             let at = offsets[lane] + k * a.bytes as usize;
             let old = bytes.get(at, a.bytes);

@@ -129,8 +129,6 @@ pub struct CtaState {
     pub registers: RegisterCounts,
     /// `griddepcontrol.launch_dependents` was executed by all its warps (or some; one is enough per warp).
     pub launched_dependents: u64,
-    /// A warp has passed `griddepcontrol.wait`: the grids before this one are over and visible.
-    pub waited_for_grids: bool,
 }
 
 /// A shared address as CTA and offset; `None` after a finding.
@@ -346,7 +344,7 @@ pub fn execute(
             if ctx.grid.waits_for_others {
                 return Flow::Park { wait: Wait::GridDependency, pass: false };
             }
-            ctx.own().hopper.waited_for_grids = true;
+            races::grids_waited(ctx, warp, active);
             Flow::Next
         }
         HopperOp::GridLaunch => {

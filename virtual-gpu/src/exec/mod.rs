@@ -16,12 +16,14 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
 pub mod parallel;
+pub mod print;
 pub mod register_count;
 pub mod step;
 pub mod warp;
 pub mod warp_ops;
 pub mod wgmma;
 pub mod wgmma_registers;
+pub mod wmma;
 
 use crate::decode::program::{Place, Program};
 use crate::findings::{Finding, Findings, Kind, Party};
@@ -63,6 +65,8 @@ pub struct Grid {
     pub counters: crate::counters::Raw,
     /// Grids that this one waits for are not complete.
     pub waits_for_others: bool,
+    /// Copies or memsets that nothing orders with it are queued.
+    pub traced: bool,
     /// Other grids that nothing, or only a wait of this one, orders with it.
     pub overlaps: Vec<Overlap>,
     /// Where it stands among the other work of the device.
@@ -82,7 +86,31 @@ pub struct Overlap {
 }
 
 impl Grid {
-    /// The grid (16 bits of its number) that nothing orders with this one, whose CTA may have waited.
+    /// Something that the host does, as a grid of one CTA.
+    pub fn of_host(id: u64, program: Arc<Program>, overlaps: Vec<Overlap>) -> Self {
+        Grid {
+            counters: crate::counters::Raw::new(&program),
+            program,
+            grid: [1; 3],
+            block: [1; 3],
+            cluster: [1; 3],
+            dynamic_shared: 0,
+            parameters: Vec::new(),
+            id,
+            next: 0,
+            end: 0,
+            finished: 0,
+            started: 0,
+            waits_for_others: false,
+            traced: false,
+            overlaps,
+            position: Default::default(),
+            registers: 0,
+            known_registers: None,
+        }
+    }
+
+    /// The grid (16 bits of its number) that nothing orders with this one, whose thread may have waited.
     pub fn overlap(&self, id: u64, waited: bool) -> Option<&Overlap> {
         self.overlaps.iter().find(|o| o.id & 0xffff == id && !(o.before && waited))
     }
@@ -160,6 +188,8 @@ pub struct Context<'e> {
     /// Copies in flight.
     pub jobs: &'e mut Vec<jobs::Job>,
     pub next_job: &'e mut u64,
+    /// What `printf` on the device wrote.
+    pub printed: &'e mut Vec<u8>,
 }
 
 impl Context<'_> {

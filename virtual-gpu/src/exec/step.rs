@@ -1,7 +1,7 @@
 //! Runs one warp for a while: picks a split, executes its instructions, handles divergence.
 
 use super::alu;
-use super::calls::{call_function, exit, return_from};
+use super::calls::{call_function, call_indirect, exit, return_from};
 use super::warp::{Split, Wait, Warp};
 use super::{At, Context, Flow, lanes};
 use crate::decode::program::*;
@@ -302,7 +302,8 @@ fn rare(
             }
             Flow::Reschedule
         }
-        Op::Call(call) => call_function(ctx, warp, chosen, pc, call, mask, active),
+        Op::Call(call) => call_function(ctx, warp, chosen, pc, call, 0, mask, active),
+        Op::CallIndirect(call) => call_indirect(ctx, warp, chosen, pc, call, mask, active),
         Op::Return => {
             if warp.splits[chosen].frames.is_empty() {
                 return exit(ctx, warp, chosen, pc, mask, active);
@@ -322,6 +323,19 @@ fn rare(
         }
         Op::Exit => exit(ctx, warp, chosen, pc, mask, active),
         Op::AssertFail { arguments } => super::calls::assert_failed(ctx, warp, chosen, pc, arguments, active),
+        Op::StackAllocate { d, size, align } => {
+            super::calls::stack_allocate(ctx, warp, chosen, pc, *d, *size, *align, active)
+        }
+        Op::StackSave { d } => {
+            let top = LOCAL_WINDOW + u64::from(warp.splits[chosen].top);
+            warp.registers.write64(*d, &[top; 32], active);
+            warp.registers.set_poison(*d, 0, active);
+            Flow::Next
+        }
+        Op::StackRestore { a } => super::calls::stack_restore(ctx, warp, chosen, pc, *a, active),
+        Op::Print { arguments, result } => {
+            super::print::print(ctx, warp, chosen, pc, arguments, *result, active)
+        }
         Op::Trap { breakpoint } => {
             let at = At { pc, warp: warp.index, lane: Some(active.trailing_zeros()), address: None };
             let message = if *breakpoint { "brkpt was executed" } else { "trap was executed" };
@@ -365,6 +379,7 @@ fn rare(
         Op::CpAsyncWait { pending, all } => {
             super::asynchronous::wait_group(ctx, warp, *pending, *all, active)
         }
+        Op::Wmma(op) => super::wmma::execute(ctx, warp, chosen, pc, op, active),
         Op::Hopper(op) => super::hopper::execute(ctx, warp, chosen, pc, op, active),
         other => super::warp_ops::execute(ctx, warp, chosen, pc, other, active),
     }

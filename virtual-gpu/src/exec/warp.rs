@@ -29,6 +29,8 @@ pub struct Frame {
     pub return_pc: u32,
     /// Instruction of the call.
     pub call: u32,
+    /// Which of the functions that an indirect call may find.
+    pub callee: usize,
     /// The caller's frame base.
     pub base: u32,
     /// Saved registers of a recursive callee.
@@ -126,6 +128,7 @@ impl Warp {
                     let other = self.splits.swap_remove(j);
                     let to = &mut self.splits[i];
                     to.mask |= other.mask;
+                    to.top = to.top.max(other.top);
                     to.wait = None;
                 } else {
                     j += 1;

@@ -152,7 +152,7 @@ pub fn issue(
     for w in group * 4..group * 4 + 4 {
         let state =
             if w == warp.index { &mut warp.wgmma } else { &mut ctx.ctas[cta].warps[w as usize].wgmma };
-        state.issued(op);
+        state.issued(op, scale);
     }
     Flow::Next
 }

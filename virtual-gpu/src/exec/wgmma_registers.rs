@@ -1,14 +1,16 @@
 //! Registers that wgmma works on while the threads go on: which are in flight, and which a fence must still show to it.
 //!
 //! PTX names values, not registers: the compiler copies accumulators from name to name between products. A move
-//! therefore hands over what its source is, in flight or fenced, as the assembler will keep both in one register.
+//! therefore hands over what its source is, in flight or fenced, as the assembler will keep both in one register. It
+//! cannot where a later product sums in the one while the other is still read: then the move reads what is in flight.
 
 use super::warp::Warp;
 use super::wgmma::{AOperand, Wgmma, settle_deferred};
 use super::{At, Context};
 use crate::decode::program::{Alu, Op};
 use crate::decode::watched::{is_constant, registers};
-use crate::findings::Kind;
+use crate::findings::{Kind, Party};
+use crate::hash::FastMap;
 use crate::options::Checks;
 use crate::registers::Slot;
 
@@ -36,6 +38,13 @@ pub struct WgmmaState {
     in_flight: Vec<Option<(u64, Flight)>>,
     /// The registers in flight.
     list: Vec<Slot>,
+    /// Registers that moves have given one value in flight: the group of each, and its members with the move's
+    /// instruction.
+    shared: FastMap<Slot, u32>,
+    groups: FastMap<u32, Vec<(Slot, u32)>>,
+    last_group: u32,
+    /// Copies that no longer share a register with what they were moved from, and the instruction of the move.
+    copies: FastMap<Slot, u32>,
 }
 
 impl WgmmaState {
@@ -52,8 +61,11 @@ impl WgmmaState {
         self.unfenced.fill(0);
     }
 
-    /// A product of the open group has been issued.
-    pub fn issued(&mut self, op: &Wgmma) {
+    /// A product of the open group has been issued; `scale` says whether it adds to what its accumulators hold.
+    pub fn issued(&mut self, op: &Wgmma, scale: bool) {
+        if !self.shared.is_empty() || !self.copies.is_empty() {
+            op.d.iter().for_each(|&slot| self.summed(slot, scale));
+        }
         if let AOperand::Registers(slots) = &op.a {
             slots.iter().for_each(|&slot| self.put(slot, Flight::Reads, self.commits));
         }
@@ -71,6 +83,52 @@ impl WgmmaState {
             *flight = flight.filter(|(group, _)| *group >= until);
             flight.is_some()
         });
+        if !self.shared.is_empty() {
+            let gone = |slot: Slot| flights[slot as usize].is_none();
+            self.shared.retain(|&slot, _| !gone(slot));
+            self.groups.retain(|_, members| {
+                members.retain(|(slot, _)| !gone(*slot));
+                !members.is_empty()
+            });
+        }
+    }
+
+    /// A move of what is in flight.
+    fn moved(&mut self, pc: u32, to: Slot, from: Slot) {
+        self.overwritten(to);
+        let group = *self.shared.entry(from).or_insert_with(|| {
+            self.last_group += 1;
+            self.groups.insert(self.last_group, vec![(from, pc)]);
+            self.last_group
+        });
+        self.groups.entry(group).or_default().push((to, pc));
+        self.shared.insert(to, group);
+    }
+
+    /// A product sums in this register, so that what else has its value is a copy from now on.
+    fn summed(&mut self, slot: Slot, scale: bool) {
+        if scale && let Some(members) = self.shared.get(&slot).and_then(|group| self.groups.remove(group)) {
+            for (member, pc) in members {
+                self.shared.remove(&member);
+                if member != slot {
+                    self.copies.insert(member, pc);
+                }
+            }
+        }
+        self.overwritten(slot);
+    }
+
+    /// The register is written: it has its value for itself.
+    fn overwritten(&mut self, slot: Slot) {
+        if !self.copies.is_empty() {
+            self.copies.remove(&slot);
+        }
+        if !self.shared.is_empty()
+            && let Some(group) = self.shared.remove(&slot)
+            && let Some(members) = self.groups.get_mut(&group)
+        {
+            members.retain(|(member, _)| *member != slot);
+        }
     }
 
     pub fn unfinished(&self) -> bool {
@@ -131,12 +189,25 @@ fn report(ctx: &mut Context<'_>, warp: &Warp, pc: u32, message: &str) {
     }
 }
 
+/// A move read an accumulator in flight, since what it copied is used by itself later.
+#[cold]
+fn report_copy(ctx: &mut Context<'_>, warp: &Warp, pc: u32, used: u32) {
+    if ctx.checks == Checks::All {
+        let at = At { pc, warp: warp.index, lane: None, address: None };
+        let message = "an accumulator of a wgmma in flight is copied before wgmma.wait_group".to_string();
+        let other = Party { what: "a use of the copy".into(), place: Some(ctx.place(used)) };
+        ctx.report(Kind::Wgmma, false, at, message, Some(other));
+    }
+}
+
 /// Checks an instruction that touches registers of wgmma.
 pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
     let mut wrong = None;
+    let mut copied = None;
     if let Op::Alu { op: Alu::Mov32, d, a, .. } = op {
         let state = &mut warp.wgmma;
         if let Some((group, Flight::Sums | Flight::HandedOver)) = state.flight(*a) {
+            state.moved(pc, *d, *a);
             state.put(*a, Flight::HandedOver, group);
             state.put(*d, Flight::Sums, group);
             state.set_unfenced(*d, false);
@@ -144,6 +215,10 @@ pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
             return;
         }
         wrong = state.touch(*d, true);
+        state.overwritten(*d);
+        if let Some(&pc) = state.copies.get(a) {
+            state.copies.insert(*d, pc);
+        }
         state.set_unfenced(*d, is_constant(&ctx.program, *a) || state.is_unfenced(*a));
     } else {
         let state = &mut warp.wgmma;
@@ -151,8 +226,14 @@ pub fn watch(ctx: &mut Context<'_>, warp: &mut Warp, pc: u32, op: &Op) {
             wrong = wrong.or(state.touch(slot, write));
             if write {
                 state.set_unfenced(slot, true);
+                state.overwritten(slot);
+            } else if !state.copies.is_empty() {
+                copied = copied.or(state.copies.remove(&slot));
             }
         });
+    }
+    if let Some(of) = copied {
+        report_copy(ctx, warp, of, pc);
     }
     if let Some(message) = wrong {
         report(ctx, warp, pc, message);
@@ -171,6 +252,10 @@ pub fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, op: &Wgmma) {
         AOperand::Registers(slots) => slots.as_slice(),
         AOperand::Descriptor(_) => &[],
     };
+    let read = a.iter().chain(op.d.iter().filter(|_| scale));
+    if let Some(&of) = read.filter_map(|slot| state.copies.get(slot)).next() {
+        report_copy(ctx, warp, of, pc);
+    }
     if a.iter().any(|&slot| state.is_unfenced(slot)) || scale && op.d.iter().any(|&d| state.is_unfenced(d)) {
         report(ctx, warp, pc, "registers of wgmma were written and no wgmma.fence follows");
     }

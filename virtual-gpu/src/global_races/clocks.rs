@@ -16,6 +16,14 @@ impl Known {
     }
 }
 
+/// What was published at a place.
+#[derive(Default)]
+struct Published {
+    known: Known,
+    /// The grid whose threads published there after they had waited for the grids before it.
+    waited: Option<u64>,
+}
+
 /// A CTA's own clock, the clock that its fences cover, and what it knows.
 #[derive(Clone)]
 struct CtaClock {
@@ -58,7 +66,7 @@ fn join(to: &mut Vec<u32>, from: &[u32]) {
 pub struct GridClocks {
     ctas: Vec<CtaClock>,
     /// By address: what was published there.
-    published: HashMap<u64, Known>,
+    published: HashMap<u64, Published>,
     /// First number of each grid.
     bases: Vec<(u64, usize)>,
     /// CTAs of all grids.
@@ -146,7 +154,7 @@ impl GridClocks {
     }
 
     /// Publishes at some places what the CTA knows and what its fences cover.
-    pub(super) fn publish(&mut self, grid: u64, cta: u64, places: &[u64], with_fence: bool) {
+    pub(super) fn publish(&mut self, grid: u64, cta: u64, places: &[u64], with_fence: bool, waited: bool) {
         if with_fence {
             self.fence(grid, cta);
         }
@@ -154,19 +162,25 @@ impl GridClocks {
         let clock = &self.ctas[number];
         for place in places {
             let to = self.published.entry(*place).or_default();
-            to.join(&clock.knows);
-            set(&mut to.all, number, clock.fenced);
+            to.known.join(&clock.knows);
+            set(&mut to.known.all, number, clock.fenced);
+            if waited {
+                to.waited = Some(grid);
+            }
         }
     }
 
-    /// Learns what was published at some places.
-    pub(super) fn learn(&mut self, grid: u64, cta: u64, places: &[u64]) {
+    /// Learns what was published at some places; whether by threads of the same grid that had waited for those before.
+    pub(super) fn learn(&mut self, grid: u64, cta: u64, places: &[u64]) -> bool {
         let number = self.number(grid, cta);
+        let mut waited = false;
         for place in places {
             if let Some(from) = self.published.get(place) {
-                self.ctas[number].knows.join(from);
+                self.ctas[number].knows.join(&from.known);
+                waited |= from.waited == Some(grid);
             }
         }
+        waited
     }
 
     /// Forgets what a CTA that has exited knew.

@@ -9,11 +9,11 @@ pub use shadow::GlobalShadow;
 use crate::decode::program::{Scope, Strength};
 use crate::exec::memory::{Action, Reach, Shape};
 use crate::exec::warp::Warp;
-use crate::exec::{At, Context, lanes};
+use crate::exec::{At, Context, Grid, lanes};
 use crate::findings::{Kind, Party};
-use crate::memory::{OFFSET_BITS, OFFSET_MASK};
+use crate::memory::{GlobalMemory, OFFSET_BITS, OFFSET_MASK};
 use crate::options::Checks;
-use crate::races::Touch;
+use crate::races::{self, Touch};
 use shadow::{Accessor, Earlier, IN_FLIGHT, MANY};
 
 /// A CTA as the detector knows it: grid (16 bits) and number (24 bits).
@@ -25,18 +25,44 @@ fn key(ctx: &Context<'_>) -> (u64, u64) {
 #[inline(always)]
 pub fn global(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
     if ctx.checks == Checks::All {
-        check(ctx, warp, pc, origin, reach, touch);
+        if !ctx.grid.overlaps.is_empty() {
+            return check_overlapping(ctx, warp, pc, origin, reach, touch);
+        }
+        check(ctx, warp, pc, origin, reach, touch, false);
     }
 }
 
-fn check(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
-    let found = with_shadow(ctx, (pc, origin), touch, Copier::Thread, |shadow, by| match reach.shape {
-        Shape::Contiguous => {
-            let (start, size) = (reach.offsets[0], reach.size as usize);
-            shadow.access(by, (start, start + 32 * size), size)
+/// Lanes that come after a `griddepcontrol.wait` and lanes that do not are different accesses.
+#[cold]
+fn check_overlapping(ctx: &mut Context<'_>, warp: &Warp, pc: u32, origin: u64, reach: &Reach, touch: Touch) {
+    let after = races::after_grids(ctx, warp.index);
+    for (lanes, waited) in [(reach.mask & after, true), (reach.mask & !after, false)] {
+        if lanes == reach.mask {
+            check(ctx, warp, pc, origin, reach, touch, waited);
+        } else if lanes != 0 {
+            let part = Reach { mask: lanes, shape: Shape::Any, ..*reach };
+            check(ctx, warp, pc, origin, &part, touch, waited);
         }
-        _ => scattered(shadow, by, reach),
-    });
+    }
+}
+
+fn check(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    pc: u32,
+    origin: u64,
+    reach: &Reach,
+    touch: Touch,
+    waited: bool,
+) {
+    let found =
+        with_shadow(ctx, (pc, origin), touch, waited, Copier::Thread, |shadow, by| match reach.shape {
+            Shape::Contiguous => {
+                let (start, size) = (reach.offsets[0], reach.size as usize);
+                shadow.access(by, (start, start + 32 * size), size)
+            }
+            _ => scattered(shadow, by, reach),
+        });
     if let Some((lane, offset, earlier)) = found {
         let at = At { pc, warp: warp.index, lane: Some(lane as u32), address: Some(origin + offset as u64) };
         report(ctx, at, touch.action, Copier::Thread, earlier);
@@ -60,11 +86,13 @@ fn with_shadow<R>(
     ctx: &mut Context<'_>,
     (pc, origin): (u32, u64),
     touch: Touch,
+    waited: bool,
     copier: Copier,
     look: impl FnOnce(&mut GlobalShadow, &Accessor<'_>) -> Option<R>,
 ) -> Option<R> {
     // Alone on the device there is nobody to race with but the copy engine.
-    if ctx.grid.ctas() == 1 && ctx.grid.overlaps.is_empty() && !ctx.program.bulk_copies {
+    let alone = ctx.grid.overlaps.is_empty() && !ctx.grid.traced;
+    if ctx.grid.ctas() == 1 && alone && !ctx.program.bulk_copies {
         return None;
     }
     let (grid, cta) = key(ctx);
@@ -81,7 +109,7 @@ fn with_shadow<R>(
         engine: copier != Copier::Thread,
         launch: &*ctx.grid,
         clocks: &*ctx.clocks,
-        waited: ctx.ctas[ctx.cta].hopper.waited_for_grids,
+        waited,
         communicates,
         knows: view.knows,
         proxied: view.proxied,
@@ -107,12 +135,13 @@ pub fn global_copied(
         return;
     }
     let touch = Touch::of(action, Strength::Weak, Scope::Gpu);
+    let waited = races::after_grids(ctx, at.warp) >> at.lane.unwrap_or(0) & 1 != 0;
     let mut first = None;
     for (address, len) in bytes.filter(|(_, len)| *len != 0) {
         let (start, len) = ((address & OFFSET_MASK) as usize, len as usize);
         // Pieces that lie in one cell or cover some.
         let size = 1 << (start | len | 16).trailing_zeros();
-        let found = with_shadow(ctx, (at.pc, address), touch, copier, |shadow, by| {
+        let found = with_shadow(ctx, (at.pc, address), touch, waited, copier, |shadow, by| {
             shadow.access(by, (start, start + len), size)
         });
         if let Some((_, offset, earlier)) = found
@@ -124,6 +153,51 @@ pub fn global_copied(
     if let Some((address, earlier)) = first {
         report(ctx, At { address: Some(address), ..at }, action, copier, earlier);
     }
+}
+
+/// What a transfer of the host conflicts with.
+pub struct HostConflict {
+    pub address: u64,
+    /// The other's grid (16 bits), whether it wrote, and where.
+    pub grid: u64,
+    pub write: bool,
+    pub pc: u32,
+}
+
+/// Records and checks what the host does, as the only thread of `launch`.
+pub fn host_access(
+    memory: &mut GlobalMemory,
+    clocks: &GridClocks,
+    launch: &Grid,
+    (address, bytes): (u64, u64),
+    write: bool,
+) -> Option<HostConflict> {
+    let (a, start) = memory.range(address, bytes).ok().filter(|(a, _)| !a.read_only)?;
+    let by = Accessor {
+        grid: launch.id & 0xffff,
+        cta: 0,
+        pc: 0,
+        clock: 1,
+        write,
+        strong: None,
+        engine: false,
+        launch,
+        clocks,
+        waited: false,
+        communicates: true,
+        knows: &[],
+        proxied: &[],
+    };
+    a.shadow.begin(a.bytes.len(), clocks.run);
+    let end = start + bytes as usize;
+    let size = 1 << (start | bytes as usize | 16).trailing_zeros();
+    let (_, offset, earlier) = a.shadow.access(&by, (start, end), size)?;
+    Some(HostConflict {
+        address: address - start as u64 + offset as u64,
+        grid: earlier.packed >> 48,
+        write: earlier.write,
+        pc: (earlier.packed >> 4 & 0xf_ffff) as u32,
+    })
 }
 
 /// `fence.proxy.async` of global memory.
@@ -191,6 +265,9 @@ fn report(ctx: &mut Context<'_>, at: At, action: Action, copier: Copier, earlier
     let rival = ctx.grid.overlap(grid, false).filter(|_| !same_grid);
     let what = match (same_grid, cta == MANY) {
         (false, _) => match rival {
+            Some(rival) if rival.program.code.is_empty() => {
+                format!("{verb} by {}, with nothing between to order them", rival.program.name)
+            }
             Some(rival) => {
                 format!("{verb} by {}, with nothing between the kernels to order them", rival.program.name)
             }
@@ -204,7 +281,7 @@ fn report(ctx: &mut Context<'_>, at: At, action: Action, copier: Copier, earlier
     };
     let pc = (earlier >> 4 & 0xf_ffff) as u32;
     let place = match rival {
-        Some(rival) => Some(rival.program.place(pc)),
+        Some(rival) => (!rival.program.code.is_empty()).then(|| rival.program.place(pc)),
         None => same_grid.then(|| ctx.place(pc)),
     };
     ctx.report(kind, false, at, message, Some(Party { what, place }));
@@ -229,19 +306,44 @@ fn reaches(ctx: &Context<'_>, scope: Scope) -> bool {
 }
 
 /// A strong load learns what was published at its place.
-pub fn acquire_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+pub fn acquire_global(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    origin: u64,
+    reach: &Reach,
+    s: Strength,
+    scope: Scope,
+) {
     if s != Strength::Weak && reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        ctx.clocks.learn(grid, cta, &places(origin, reach));
+        learn(ctx, warp, origin, reach);
     }
 }
 
+fn learn(ctx: &mut Context<'_>, warp: &Warp, origin: u64, reach: &Reach) {
+    let (grid, cta) = key(ctx);
+    if ctx.clocks.learn(grid, cta, &places(origin, reach)) && !ctx.grid.overlaps.is_empty() {
+        races::grids_waited(ctx, warp, reach.mask);
+    }
+}
+
+fn publish(ctx: &mut Context<'_>, warp: &Warp, origin: u64, reach: &Reach, s: Strength) {
+    let (grid, cta) = key(ctx);
+    let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
+    let waited = races::after_grids(ctx, warp.index) & reach.mask != 0;
+    ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence, waited);
+}
+
 /// A strong store publishes what the CTA's fences cover.
-pub fn release_global(ctx: &mut Context<'_>, origin: u64, reach: &Reach, s: Strength, scope: Scope) {
+pub fn release_global(
+    ctx: &mut Context<'_>,
+    warp: &Warp,
+    origin: u64,
+    reach: &Reach,
+    s: Strength,
+    scope: Scope,
+) {
     if s != Strength::Weak && reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
-        ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
+        publish(ctx, warp, origin, reach, s);
     }
 }
 
@@ -255,10 +357,8 @@ pub fn atomic_global(
 ) {
     global(ctx, warp, pc, origin, reach, Touch::of(Action::Atomic, s, scope));
     if reaches(ctx, scope) {
-        let (grid, cta) = key(ctx);
-        ctx.clocks.learn(grid, cta, &places(origin, reach));
-        let with_fence = matches!(s, Strength::Release | Strength::AcquireRelease);
-        ctx.clocks.publish(grid, cta, &places(origin, reach), with_fence);
+        learn(ctx, warp, origin, reach);
+        publish(ctx, warp, origin, reach, s);
     }
 }
 

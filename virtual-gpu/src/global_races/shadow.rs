@@ -98,7 +98,7 @@ pub(super) struct Accessor<'c> {
     /// Its grid, which knows those that nothing orders with it.
     pub launch: &'c Grid,
     pub clocks: &'c GridClocks,
-    /// The CTA has waited for the grids before its own.
+    /// The thread comes after a wait for the grids before its own.
     pub waited: bool,
     /// CTAs of the grid may order their accesses; else none are ordered.
     pub communicates: bool,

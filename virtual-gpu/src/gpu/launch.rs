@@ -153,6 +153,7 @@ impl Gpu {
             started: 0,
             counters: Raw::new(p),
             waits_for_others: false,
+            traced: false,
             overlaps: Vec::new(),
             position: Default::default(),
             registers: registers(p, d, &settings),

@@ -7,6 +7,7 @@ mod module;
 mod schedule;
 mod state;
 mod streams;
+mod transfers;
 
 pub use error::Error;
 pub use launch::Launch;
@@ -19,9 +20,10 @@ use crate::findings::{Finding, Findings, Kind};
 use crate::memory::{BadAddress, GlobalMemory};
 use crate::options::Options;
 use crate::races::GridClocks;
-use crate::stream::Queues;
+use crate::stream::{Queues, Stream};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use transfers::Range;
 
 /// A virtual GPU. A cheap handle; clones share the device. Usable from several threads.
 #[derive(Clone)]
@@ -33,6 +35,7 @@ pub struct Gpu {
 struct State {
     memory: GlobalMemory,
     findings: Findings,
+    printed: Vec<u8>,
     options: Options,
     counters: HashMap<String, KernelCounters>,
     fault: Option<Error>,
@@ -40,6 +43,8 @@ struct State {
     queues: Queues,
     /// Kernels that later ones may race with, and what their CTAs know of each other.
     past: Vec<schedule::Past>,
+    /// Copies and memsets that later kernels may race with.
+    transfers: Vec<transfers::Transfer>,
     clocks: GridClocks,
     /// Launches when the oldest of them was run.
     last_epoch: u64,
@@ -64,12 +69,14 @@ impl Gpu {
         let state = State {
             memory: GlobalMemory::default(),
             findings: Findings::default(),
+            printed: Vec::new(),
             options,
             counters: HashMap::new(),
             fault: None,
             launches: 0,
             queues: Queues::default(),
             past: Vec::new(),
+            transfers: Vec::new(),
             clocks: GridClocks::default(),
             last_epoch: 0,
             random: Random(0x5eed),
@@ -141,19 +148,20 @@ impl Gpu {
         if data.is_empty() {
             return Ok(());
         }
-        match state.memory.range(address, data.len() as u64) {
-            Ok((a, at)) => {
-                a.bytes.whole().write(at, data);
-                Ok(())
-            }
-            Err(bad) => Err(Self::bad(&state, "write", address, data.len() as u64, bad)),
+        let bytes = data.len() as u64;
+        match state.memory.range(address, bytes) {
+            Ok((a, at)) => a.bytes.whole().write(at, data),
+            Err(bad) => return Err(Self::bad(&state, "write", address, bytes, bad)),
         }
+        let range = Range { address, bytes, write: true };
+        state.host_transfer(0, format!("a copy of {bytes} bytes from the host"), range, None);
+        Ok(())
     }
 
     /// Waits for stream 0 and the blocking streams, then reads device memory. Undefined bytes are a finding.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
         self.settle("read")?;
-        self.read_now(address, data)
+        self.read_now(address, data, Stream::default())
     }
 
     /// Waits for the streams that synchronous calls wait for.
@@ -177,7 +185,8 @@ impl Gpu {
         Ok(())
     }
 
-    fn read_now(&self, address: u64, data: &mut [u8]) -> Result<(), Error> {
+    /// Reads what is there after the work of a stream, which is done.
+    fn read_now(&self, address: u64, data: &mut [u8], stream: Stream) -> Result<(), Error> {
         let mut state = lock(&self.state);
         state.check_fault()?;
         if data.is_empty() {
@@ -191,6 +200,8 @@ impl Gpu {
             }
             Err(bad) => return Err(Self::bad(&state, "read", address, len, bad)),
         };
+        let range = Range { address, bytes: len, write: false };
+        state.host_transfer(stream.0, format!("a copy of {len} bytes to the host"), range, None);
         if let Some(byte) = undefined
             && state.options.checks == crate::options::Checks::All
         {
@@ -212,12 +223,12 @@ impl Gpu {
             return Ok(());
         }
         match state.memory.range(address, bytes) {
-            Ok((a, at)) => {
-                a.bytes.whole().fill(at, bytes as usize, value);
-                Ok(())
-            }
-            Err(bad) => Err(Self::bad(&state, "memset", address, bytes, bad)),
+            Ok((a, at)) => a.bytes.whole().fill(at, bytes as usize, value),
+            Err(bad) => return Err(Self::bad(&state, "memset", address, bytes, bad)),
         }
+        let range = Range { address, bytes, write: true };
+        state.host_transfer(0, format!("a memset of {bytes} bytes"), range, None);
+        Ok(())
     }
 
     /// Copies device memory to device memory, undefined bytes included. The ranges may overlap.
@@ -229,7 +240,10 @@ impl Gpu {
             return Ok(());
         }
         let result = state.memory.copy(to, from, bytes);
-        result.map_err(|bad| Self::bad(&state, "copy", to, bytes, bad))
+        result.map_err(|bad| Self::bad(&state, "copy", to, bytes, bad))?;
+        let [to, from] = [(to, true), (from, false)].map(|(address, write)| Range { address, bytes, write });
+        state.host_transfer(0, format!("a copy of {bytes} bytes inside the device"), to, Some(from));
+        Ok(())
     }
 
     /// Waits for all work. Returns the error of a kernel that failed, as often as it is asked.
@@ -253,6 +267,12 @@ impl Gpu {
         let mut state = lock(&self.state);
         state.fault = None;
         std::mem::take(&mut state.findings.list)
+    }
+
+    /// Takes what kernels have written with `printf` since the last call, lane after lane in the order in which they
+    /// came to it. What is queued has written nothing yet.
+    pub fn take_printed(&self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.state).printed)
     }
 
     /// Counters of each kernel launched so far, by name. What is queued is done first.

@@ -3,8 +3,11 @@
 use super::{Gpu, lock};
 use crate::decode::program::Program;
 use crate::description::Description;
+use crate::hash::Fast;
+use crate::memory::{FUNCTION_WINDOW, OFFSET_MASK};
 use crate::ptx::{self, LoadError, ast};
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::sync::{Arc, Mutex};
 
 /// A loaded module.
@@ -118,6 +121,12 @@ pub(super) fn registers(p: &Program, d: &Description, settings: &Settings) -> u3
     (by_threads / 8 * 8).min(255)
 }
 
+fn text_hash(text: &str) -> u32 {
+    let mut hasher = Fast::default();
+    hasher.write(text.as_bytes());
+    hasher.finish() as u32
+}
+
 impl Gpu {
     /// Parses and decodes a PTX module. An instruction that is not known is an error that names it and its line.
     pub fn load_module(&self, text: &str) -> Result<Module, LoadError> {
@@ -138,6 +147,11 @@ impl Gpu {
             symbols.insert(v.name.to_string(), address);
             globals.insert(v.name.to_string(), (address, bytes));
         }
+        // The same in every load of a text, and different in modules that differ.
+        let base = FUNCTION_WINDOW | u64::from(text_hash(text)) << 24 & OFFSET_MASK;
+        for (f, number) in module.functions.iter().filter(|f| !f.entry && f.body.is_some()).zip(1u64..) {
+            symbols.insert(f.name.to_string(), base | (16 * number) & 0xff_ffff);
+        }
         for v in &module.variables {
             let Some(&(address, bytes)) = globals.get(v.name) else { continue };
             let mut data = vec![0u8; bytes as usize];
@@ -147,12 +161,6 @@ impl Gpu {
                     ast::Initial::Value(value) => *value,
                     ast::Initial::AddressOf(name, offset) => match symbols.get(*name) {
                         Some(address) => address.wrapping_add(*offset as u64),
-                        None if module.functions.iter().any(|f| f.name == *name) => {
-                            let why = format!(
-                                "the address of `{name}`: calls through an address are not supported"
-                            );
-                            return Err(LoadError::new(v.position, why));
-                        }
                         None => return Err(LoadError::new(v.position, format!("unknown name `{name}`"))),
                     },
                 };

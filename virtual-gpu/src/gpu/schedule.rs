@@ -1,11 +1,13 @@
 //! Which queued work is done next, and which kernels nothing orders.
 
 use super::Error;
+use super::transfers::{Range, Transfer};
 use crate::decode::program::Program;
 use crate::exec::engine::Source;
 use crate::exec::{Grid, Overlap, Random};
+use crate::findings::Finding;
 use crate::memory::GlobalMemory;
-use crate::options::Order;
+use crate::options::{Checks, Order};
 use crate::races::GridClocks;
 use crate::stream::{Position, Queues, Work};
 use std::sync::Arc;
@@ -13,17 +15,23 @@ use std::sync::Arc;
 /// A kernel that ran or runs and that others may race with.
 pub(super) struct Past {
     pub position: Position,
-    id: u64,
-    program: Arc<Program>,
+    pub id: u64,
+    pub program: Arc<Program>,
 }
 
 /// Takes work from the queues.
 pub(super) struct Scheduler<'s> {
     pub queues: &'s mut Queues,
     pub past: &'s mut Vec<Past>,
+    pub transfers: &'s mut Vec<Transfer>,
+    /// Number of the last launch, or of what passes for one.
+    pub launches: &'s mut u64,
     pub random: &'s mut Random,
     pub time: &'s mut u64,
     pub order: Order,
+    pub checks: Checks,
+    /// Races of copies and memsets.
+    pub found: Vec<Finding>,
     /// Why a piece of work could not be done.
     pub failed: Option<Error>,
 }
@@ -55,10 +63,16 @@ impl Scheduler<'_> {
     }
 
     /// Does a stream's next work, which is no launch.
-    pub fn perform(&mut self, stream: u64, memory: &mut GlobalMemory) {
+    pub fn perform(
+        &mut self,
+        stream: u64,
+        memory: &mut GlobalMemory,
+        grids: &mut [Grid],
+        clocks: &mut GridClocks,
+    ) {
         let Some((_, work)) = self.queues.stream(stream).work.pop_front() else { return };
         match work {
-            Work::Set { address, pattern, count } => {
+            Work::Set { address, pattern, count, position } => {
                 let bytes = count * pattern.len() as u64;
                 *self.time += bytes / 1024;
                 if let Ok((a, at)) = memory.range(address, bytes) {
@@ -68,19 +82,30 @@ impl Scheduler<'_> {
                         a.bytes.whole().write(at, &pattern.repeat(count as usize));
                     }
                 }
+                let ranges = vec![Range { address, bytes, write: true }];
+                let name = format!("a memset of {bytes} bytes in stream {stream}");
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
-            Work::Copy { to, from, bytes } => {
+            Work::Copy { to, from, bytes, position } => {
                 *self.time += bytes / 1024;
                 if memory.copy(to, from, bytes).is_err() {
                     let why = format!("copy of {bytes} bytes from {from:#x} to {to:#x}: no longer allocated");
                     self.failed = Some(Error::InvalidValue(why));
                 }
+                let ranges = [(to, true), (from, false)];
+                let ranges = ranges.map(|(address, write)| Range { address, bytes, write }).to_vec();
+                let name = format!("a copy of {bytes} bytes inside the device in stream {stream}");
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
-            Work::Write { to, data } => {
+            Work::Write { to, data, position } => {
                 *self.time += data.len() as u64 / 1024;
                 if let Ok((a, at)) = memory.range(to, data.len() as u64) {
                     a.bytes.whole().write(at, &data);
                 }
+                let bytes = data.len() as u64;
+                let ranges = vec![Range { address: to, bytes, write: true }];
+                let name = format!("a copy of {bytes} bytes from the host in stream {stream}");
+                self.transferred(memory, grids, clocks, &position, name, ranges);
             }
             Work::Record { event, number } => {
                 if let Some(e) = self.queues.events.get_mut(&event) {
@@ -93,7 +118,13 @@ impl Scheduler<'_> {
     }
 
     /// Adds a stream's next launch to the kernels that run.
-    fn begin(&mut self, stream: u64, grids: &mut Vec<Grid>, clocks: &mut GridClocks) {
+    fn begin(
+        &mut self,
+        stream: u64,
+        memory: &mut GlobalMemory,
+        grids: &mut Vec<Grid>,
+        clocks: &mut GridClocks,
+    ) {
         let queue = self.queues.stream(stream);
         let Some((sequence, Work::Launch { grid, .. })) = queue.work.pop_front() else { return };
         let mut grid = *grid;
@@ -112,9 +143,11 @@ impl Scheduler<'_> {
                 runs.overlaps.push(rival(grid.id, &grid.program, false));
             }
         }
+        clocks.add(grid.id, grid.ctas());
+        grid.overlaps.extend(self.rival_transfers(memory, clocks, &grid.position));
+        grid.traced = self.queues.rival_transfers(&grid.position);
         let (position, id, program) = (grid.position.clone(), grid.id, grid.program.clone());
         self.past.push(Past { position, id, program });
-        clocks.add(grid.id, grid.ctas());
         grids.push(grid);
     }
 
@@ -142,9 +175,9 @@ impl Source for Scheduler<'_> {
         self.finish(grids);
         while let Some(stream) = self.choose(!forced && grids.iter().any(|g| !g.complete())) {
             if matches!(self.queues.front(stream), Some((_, Work::Launch { .. }))) {
-                self.begin(stream, grids, clocks);
+                self.begin(stream, memory, grids, clocks);
             } else {
-                self.perform(stream, memory);
+                self.perform(stream, memory, grids, clocks);
             }
         }
     }

@@ -7,8 +7,10 @@ use crate::description::Description;
 use crate::exec::engine::{Ended, Engine, Source};
 use crate::exec::parallel;
 use crate::findings::{Finding, Kind};
+use crate::memory::GlobalMemory;
 use crate::options::{Options, Order};
-use crate::stream::{Clock, Work};
+use crate::races::GridClocks;
+use crate::stream::{Clock, Position, Work};
 
 /// Kernels that later ones are held against at most.
 const MAX_EPOCH: usize = 4096;
@@ -53,11 +55,19 @@ impl State {
     /// The host has waited: what it does from now on comes after that.
     pub(super) fn host_waited(&mut self, clock: &Clock) {
         self.queues.host_waited(clock);
-        self.past.retain(|past| !self.queues.host_knows(past.position.stream, past.position.sequence));
+        // Whatever is queued from now on comes after that, but not all that is queued already.
+        let queued: Vec<&Position> = self.queues.launches().map(|g| &g.position).collect();
+        let matters = |at: &Position| {
+            !self.queues.host_knows(at.stream, at.sequence)
+                || queued.iter().any(|launch| !launch.after.covers(at.stream, at.sequence))
+        };
+        self.past.retain(|past| matters(&past.position));
+        self.transfers.retain(|transfer| matters(&transfer.position));
     }
 
     pub(super) fn prune(&mut self) {
-        self.queues.prune(self.past.iter().map(|past| past.position.stream));
+        let past = self.past.iter().map(|past| past.position.stream);
+        self.queues.prune(past.chain(self.transfers.iter().map(|t| t.position.stream)));
     }
 
     /// Does queued work until the stream (or everything) is done.
@@ -67,21 +77,30 @@ impl State {
         Ok(())
     }
 
-    /// Does one piece of queued work, or runs the kernels that may run now; false if nothing can be done. The
-    /// host waits for what `wanted` covers.
-    pub(super) fn step(&mut self, description: &Description, wanted: &Clock) -> Result<bool, Error> {
-        let mut scheduler = Scheduler {
+    /// What takes work from the queues, and what it works on.
+    pub(super) fn scheduler(&mut self) -> (Scheduler<'_>, &mut GlobalMemory, &mut GridClocks) {
+        let scheduler = Scheduler {
             queues: &mut self.queues,
             past: &mut self.past,
+            transfers: &mut self.transfers,
+            launches: &mut self.launches,
             random: &mut self.random,
             time: &mut self.time,
             order: self.options.order,
+            checks: self.options.checks,
             failed: None,
+            found: Vec::new(),
         };
+        (scheduler, &mut self.memory, &mut self.clocks)
+    }
+
+    /// Does one piece of queued work, or runs the kernels that may run now; false if nothing can be done. The
+    /// host waits for what `wanted` covers.
+    pub(super) fn step(&mut self, description: &Description, wanted: &Clock) -> Result<bool, Error> {
+        let (mut scheduler, ..) = self.scheduler();
         let Some(stream) = scheduler.choose(false) else { return Ok(false) };
         if !matches!(scheduler.queues.front(stream), Some((_, Work::Launch { .. }))) {
-            scheduler.perform(stream, &mut self.memory);
-            return scheduler.failed.map_or(Ok(true), Err);
+            return self.perform(stream);
         }
         self.run(description, wanted)
     }
@@ -117,14 +136,19 @@ impl State {
         let mut scheduler = Scheduler {
             queues: &mut self.queues,
             past: &mut self.past,
+            transfers: &mut self.transfers,
+            launches: &mut self.launches,
             random: &mut self.random,
             time: &mut self.time,
             order: self.options.order,
+            checks: self.options.checks,
             failed: None,
+            found: Vec::new(),
         };
         scheduler.more(&mut self.memory, &mut engine.grids, &mut engine.clocks, false);
-        // What is run in pieces leaves no trace for later kernels to be held against.
+        // What is run in pieces leaves no trace for later work to be held against.
         let alone = scheduler.past.len() == 1
+            && engine.grids.iter().all(|g| !g.traced && g.overlaps.is_empty())
             && scheduler.queues.launches().all(|g| {
                 let at = &scheduler.past[0].position;
                 g.position.after.covers(at.stream, at.sequence) && wanted.covers(at.stream, at.sequence)
@@ -134,8 +158,10 @@ impl State {
         let (memory, findings) = (&mut self.memory, &mut self.findings);
         let ended = parallel::run(&mut engine, memory, findings, &options, description, &mut scheduler);
         scheduler.finish(&mut engine.grids);
-        let failed = scheduler.failed;
+        let (failed, found) = (scheduler.failed, scheduler.found);
+        self.add_found(found);
         self.clocks = engine.clocks;
+        self.printed.append(&mut engine.printed);
         for grid in &engine.grids {
             let counters = self.counters.entry(grid.program.name.clone()).or_default();
             counters.kernel = grid.program.name.clone();
@@ -154,6 +180,7 @@ impl State {
                 _ => Error::LaunchFailed,
             };
             self.past.clear();
+            self.transfers.clear();
             self.queues.abandon();
             self.fault = Some(error.clone());
             return Err(error);

@@ -178,7 +178,11 @@ impl Gpu {
             return Ok(());
         }
         state.check_range("write", address, data.len() as u64)?;
-        self.enqueue(&mut state, stream, Work::Write { to: address, data: data.to_vec() })
+        self.enqueue(
+            &mut state,
+            stream,
+            Work::Write { to: address, data: data.to_vec(), position: Default::default() },
+        )
     }
 
     /// Queues a copy inside the device.
@@ -190,7 +194,7 @@ impl Gpu {
         }
         state.check_range("copy", to, bytes)?;
         state.check_range("copy", from, bytes)?;
-        self.enqueue(&mut state, stream, Work::Copy { to, from, bytes })
+        self.enqueue(&mut state, stream, Work::Copy { to, from, bytes, position: Default::default() })
     }
 
     /// Queues setting `count` elements to a pattern of 1, 2 or 4 bytes.
@@ -204,13 +208,17 @@ impl Gpu {
             return Err(Error::InvalidValue(format!("a pattern of {} bytes at {address:#x}", pattern.len())));
         }
         state.check_range("memset", address, count.saturating_mul(pattern.len() as u64))?;
-        self.enqueue(&mut state, stream, Work::Set { address, pattern: pattern.to_vec(), count })
+        self.enqueue(
+            &mut state,
+            stream,
+            Work::Set { address, pattern: pattern.to_vec(), count, position: Default::default() },
+        )
     }
 
     /// Waits for a stream's work, then reads device memory; see [`Gpu::read`].
     pub fn read_async(&self, address: u64, data: &mut [u8], stream: Stream) -> Result<(), Error> {
         self.stream_synchronize(stream)?;
-        self.read_now(address, data)
+        self.read_now(address, data, stream)
     }
 }
 

@@ -17,6 +17,8 @@ pub const SHARED_WINDOW: u64 = FIRST_WINDOW << OFFSET_BITS;
 pub const LOCAL_WINDOW: u64 = (FIRST_WINDOW + 1) << OFFSET_BITS;
 /// Address of the kernel's parameters.
 pub const PARAM_WINDOW: u64 = (FIRST_WINDOW + 2) << OFFSET_BITS;
+/// Addresses of functions, which are no memory.
+pub const FUNCTION_WINDOW: u64 = (FIRST_WINDOW + 3) << OFFSET_BITS;
 /// Where a CTA's own shared memory begins: the first KiB belongs to the system, as on a chip.
 pub const SHARED_BASE: u32 = 1024;
 /// Bits of a shared address below the rank of another CTA in the cluster, plus one.
@@ -177,6 +179,7 @@ impl GlobalMemory {
                     a.bytes.len()
                 )
             }
+            None if address & !OFFSET_MASK == FUNCTION_WINDOW => format!("{address:#x} (code)"),
             None => format!("{address:#x} (no allocation)"),
         }
     }

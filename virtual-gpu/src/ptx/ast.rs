@@ -179,6 +179,10 @@ pub enum Statement<'a> {
     Close,
     /// `label: .branchtargets a, b;`
     BranchTargets(&'a str, Vec<&'a str>),
+    /// `label: .callprototype (returns) _ (parameters);`
+    CallPrototype(&'a str, Vec<Variable<'a>>, Vec<Variable<'a>>),
+    /// `label: .calltargets f, g;`
+    CallTargets(&'a str, Vec<&'a str>),
 }
 
 #[derive(Clone, Debug)]

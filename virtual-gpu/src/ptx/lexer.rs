@@ -101,6 +101,10 @@ impl<'a> Lexer<'a> {
         }
         if word_start(c) {
             loop {
+                // `.reg.b16` is two directives.
+                if c == b'.' && self.peek(0) == b'.' && self.at > start {
+                    break;
+                }
                 if word_rest(self.peek(0)) {
                     self.at += 1;
                 } else if self.peek(0) == b':' && self.peek(1) == b':' && word_rest(self.peek(2)) {

@@ -5,6 +5,8 @@
 pub(super) struct Clocks {
     pub(super) all: Vec<u32>,
     pub(super) proxied: Vec<u32>,
+    /// It comes after a `griddepcontrol.wait`.
+    pub(super) grids: bool,
 }
 
 pub(super) fn join(to: &mut Vec<u32>, from: &[u32]) {
@@ -27,6 +29,7 @@ impl Clocks {
     pub(super) fn join(&mut self, other: &Clocks) {
         join(&mut self.all, &other.all);
         join(&mut self.proxied, &other.proxied);
+        self.grids |= other.grids;
     }
 }
 

@@ -15,8 +15,9 @@ mod sync;
 pub use clocks::{JobClock, SetUp, Sync};
 pub use engines::{copies_arrive, copy_done, copy_issued, job_issued, job_waited, wgmma_reads};
 pub use sync::{
-    barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_arrive_relaxed, cluster_fence,
-    cluster_leave, mbarrier_arrive, mbarrier_init, mbarrier_inval, mbarrier_wait, proxy_fence, warp_sync,
+    after_grids, barrier_arrive, barrier_complete, barrier_leave, cluster_arrive, cluster_arrive_relaxed,
+    cluster_fence, cluster_leave, grids_waited, mbarrier_arrive, mbarrier_init, mbarrier_inval,
+    mbarrier_wait, proxy_fence, warp_sync,
 };
 
 pub use crate::global_races::{
@@ -75,6 +76,8 @@ pub struct SharedRaces {
     jobs: HashMap<u64, (usize, u32)>,
     /// Strong accesses: what the writers of a location published.
     published: HashMap<u32, Clocks>,
+    /// Of each warp, the lanes that come after a `griddepcontrol.wait`, their own or another's.
+    after_grids: Vec<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,8 +102,17 @@ impl SharedRaces {
         }
         let num_warps = cluster_size as usize * num_warps as usize;
         let engine_base = 2 * num_warps + rank as usize * ENGINES_PER_CTA;
-        *self =
-            Self { enabled: check, cells, clocks, first_actor, num_warps, engine_base, ..Self::default() };
+        let after_grids = vec![0; clocks.len()];
+        *self = Self {
+            enabled: check,
+            cells,
+            clocks,
+            first_actor,
+            num_warps,
+            engine_base,
+            after_grids,
+            ..Self::default()
+        };
     }
 
     /// The actor of a warp's cp.async.
@@ -255,12 +267,14 @@ fn telling(reach: &Reach, accessor: &Accessor<'_>) -> u32 {
 fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach, action: Action) {
     let (mut clocks, actor) = take_clocks(ctx, warp);
     let published = &mut ctx.ctas[cta].races.published;
+    let mut after_grids = 0;
     for lane in lanes(reach.mask) {
         let at = reach.offsets[lane] as u32 & !3;
         if action != Action::Write
             && let Some(p) = published.get(&at)
         {
             clocks.join(p);
+            after_grids |= u32::from(p.grids) << lane;
         }
         if action != Action::Read {
             published.entry(at).or_default().join(&clocks);
@@ -270,6 +284,7 @@ fn strong(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach, action:
         bump(&mut clocks, actor);
     }
     put_clocks(ctx, warp, clocks);
+    ctx.own().races.after_grids[warp.index as usize] |= after_grids;
 }
 
 pub fn atomic_shared(ctx: &mut Context<'_>, warp: &Warp, cta: usize, reach: &Reach) {

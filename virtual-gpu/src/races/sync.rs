@@ -12,8 +12,29 @@ pub(super) fn bump(clocks: &mut Clocks, actor: usize) {
     set(&mut clocks.all, actor, next);
 }
 
-pub fn warp_sync(ctx: &mut Context<'_>, warp: &mut Warp, _mask: u32) {
+/// These lanes have executed `griddepcontrol.wait`, or learned that another CTA has: the grids before this one are over
+/// and visible to whatever comes after.
+pub fn grids_waited(ctx: &mut Context<'_>, warp: &Warp, lanes: u32) {
     if active(ctx) {
+        let (mut clocks, actor) = take_clocks(ctx, warp);
+        clocks.grids = true;
+        bump(&mut clocks, actor);
+        put_clocks(ctx, warp, clocks);
+        ctx.own().races.after_grids[warp.index as usize] |= lanes;
+    }
+}
+
+/// The lanes of a warp that come after a `griddepcontrol.wait`.
+pub fn after_grids(ctx: &Context<'_>, warp: u32) -> u32 {
+    ctx.ctas[ctx.cta].races.after_grids.get(warp as usize).copied().unwrap_or(0)
+}
+
+pub fn warp_sync(ctx: &mut Context<'_>, warp: &mut Warp, mask: u32) {
+    if active(ctx) {
+        let after_grids = &mut ctx.own().races.after_grids[warp.index as usize];
+        if *after_grids & mask != 0 {
+            *after_grids |= mask;
+        }
         let (mut clocks, actor) = take_clocks(ctx, warp);
         bump(&mut clocks, actor);
         put_clocks(ctx, warp, clocks);
@@ -46,10 +67,15 @@ fn leave(
         return;
     }
     let (mut clocks, _) = take_clocks(ctx, warp);
+    let mut after_grids = false;
     if let Some(sync) = object(ctx) {
         clocks.join(&sync.done);
+        after_grids = sync.done.grids;
     }
     put_clocks(ctx, warp, clocks);
+    if after_grids {
+        ctx.own().races.after_grids[warp.index as usize] = u32::MAX;
+    }
 }
 
 pub fn barrier_arrive(ctx: &mut Context<'_>, warp: &mut Warp, id: usize) {

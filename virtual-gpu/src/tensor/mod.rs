@@ -4,6 +4,7 @@
 //!
 //! * [`element`]: operand types and their conversion to f32;
 //! * [`mma`]: `mma.sync` (PTX ISA 9.7.14.5) and its fragments, with poison exact by rows and columns;
+//! * [`wmma`]: `wmma.load`, `.mma` and `.store` (9.7.14.4) and their fragments;
 //! * [`matrix`]: `ldmatrix`, `stmatrix`, `movmatrix` (9.7.14.5.15 to .17): which lane's row, at which byte;
 //! * [`descriptor`]: the shared-memory matrix descriptor of `wgmma` (9.7.15.5) and the address of every element;
 //! * [`wgmma`]: the product of a warpgroup (9.7.15), its fragments and accumulators;
@@ -32,6 +33,7 @@ pub mod mma;
 mod product;
 pub mod tma;
 pub mod wgmma;
+pub mod wmma;
 
 #[cfg(test)]
 mod tests;

@@ -347,6 +347,20 @@ fn collatz() {
 }
 
 #[test]
+fn arrays_on_the_stack() {
+    let n = 9i32;
+    let mut case = Case::new("calls", &["sm_80"], "stack_array").grid(1).block(64);
+    let o = case.output::<i32>(64);
+    case.buffers(&[o]).value(n);
+    let sum = |t: i32, round: i32| -> i32 {
+        let count = n + t % 3;
+        (0..count).map(|i| (t + i * round) * (1 + (i + count) % 4)).sum()
+    };
+    let want: Vec<i32> = (0..64).map(|t| sum(t, 0) + sum(t, 1)).collect();
+    case.check(|out| assert_eq!(out.get::<i32>(o), want));
+}
+
+#[test]
 fn calls() {
     let sm80 = ["sm_80"];
     let n: Vec<i32> = (0..40).map(|i| i % 11).collect();
@@ -383,7 +397,7 @@ fn calls() {
         let [finding] = &findings[..] else { panic!("{findings:?}") };
         let text = finding.to_string();
         for part in [
-            "assertion failed: assertion `i < n` failed at tests/cuda/calls.cu:46 in void asserting(int *, int) in 24 lanes",
+            "assertion failed: assertion `i < n` failed at tests/cuda/calls.cu:62 in void asserting(int *, int) in 24 lanes",
             "CTA (1, 0, 0), warp 0, lane 8",
         ] {
             assert!(text.contains(part), "{text}");

@@ -40,7 +40,23 @@ extern "C" __global__ void local_sort(const int* in, int* out, int n) {
     for (int j = 0; j < 16; j++) out[16 * i + j] = values[j];
 }
 
-// out[i] = n - i; every i must be below n. What it prints goes nowhere.
+// An array whose length is known only at run time lies on the stack, below the frames of functions called after.
+__device__ __noinline__ int weighted(const int* values, int n) {
+    int own[4] = {1, 2, 3, 4}, sum = 0;
+    for (int i = 0; i < n; i++) sum += values[i] * own[(i + n) & 3];
+    return sum;
+}
+extern "C" __global__ void stack_array(int* out, int n) {
+    int t = threadIdx.x, count = n + t % 3, sum = 0;
+    for (int round = 0; round < 2; round++) {
+        int* values = static_cast<int*>(__builtin_alloca(count * sizeof(int)));
+        for (int i = 0; i < count; i++) values[i] = t + i * round;
+        sum += weighted(values, count);
+    }
+    out[t] = sum;
+}
+
+// out[i] = n - i; every i must be below n.
 extern "C" __global__ void asserting(int* out, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     assert(i < n);

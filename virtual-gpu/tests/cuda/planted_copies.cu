@@ -180,6 +180,33 @@ __device__ void early_load(const float* between, float* out) {
 extern "C" __global__ void early_load_0(const float* between, float* out) { early_load<0>(between, out); }
 extern "C" __global__ void early_load_1(const float* between, float* out) { early_load<1>(between, out); }
 
+// One thread waits for the first kernel and a barrier passes that on; block 1 learns it from block 0. Block 128.
+template <int BUG>
+__device__ void one_waits(const float* between, float* out, unsigned* flag) {
+    int i = blockIdx.x * 128 + threadIdx.x, warp = threadIdx.x / 32;
+    if (BUG == 3) __syncthreads();
+    if (threadIdx.x == 0 && blockIdx.x != 1) {
+        if (BUG != 5) ptx::griddepcontrol_wait();
+        asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+    }
+    if (threadIdx.x == 0 && blockIdx.x == 1 && BUG != 6) {
+        unsigned seen;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flag) : "memory");
+        while (!seen);
+    }
+    // The others of warp 0 (1), all others (2), warp 3 (4) read without having waited for the one.
+    if (BUG == 1 && warp > 0 || BUG == 0 || BUG >= 5) __syncthreads();
+    if (BUG == 4 && warp < 3) asm volatile("bar.sync 1, 96;" ::: "memory");
+    out[i] = between[i] * 0.5f;
+    if (BUG == 1 && warp == 0) __syncthreads();
+    if (BUG == 5) ptx::griddepcontrol_wait();
+}
+#define ONE_WAITS(BUG) \
+    extern "C" __global__ void one_waits_##BUG(const float* between, float* out, unsigned* flag) { \
+        one_waits<BUG>(between, out, flag);                                                        \
+    }
+ONE_WAITS(0) ONE_WAITS(1) ONE_WAITS(2) ONE_WAITS(3) ONE_WAITS(4) ONE_WAITS(5) ONE_WAITS(6)
+
 // Two CTAs of a cluster hand rows to each other through global memory, ordered by the cluster's barrier. Block 32.
 template <int BUG>
 __device__ void cluster_rows(const int* in, int* between, int* out) {

@@ -8,8 +8,9 @@
 
 // c[64, 32] = 2 a[64, 16] b[32, 16]^T of f16, A in registers, as two products in one sum. In one asm statement, since
 // the compiler would give new names to registers between several. Block 128.
-#define IN_REGISTERS(BUG, FENCE, FENCED, BETWEEN, IN_FLIGHT, WAIT, TAKE)                                          \
-    extern "C" __global__ void in_registers_##BUG(const __half* a, const __half* b, float* c) {                   \
+#define IN_REGISTERS(BUG, ...) IN_REGISTERS_AS(in_registers_##BUG, __VA_ARGS__)
+#define IN_REGISTERS_AS(NAME, FENCE, FENCED, BETWEEN, IN_FLIGHT, WAIT, TAKE)                                      \
+    extern "C" __global__ void NAME(const __half* a, const __half* b, float* c) {                                 \
         __shared__ alignas(128) __half b_tile[32 * 16];                                                           \
         int t = threadIdx.x, lane = t % 32, row = t / 32 * 16 + lane / 4, col = lane % 4 * 2;                     \
         for (int i = t; i < 32 * 16; i += 128) {                                                                  \
@@ -54,6 +55,13 @@ IN_REGISTERS(7, "", "", "", "", WAIT, TAKE)
 IN_REGISTERS(8, "@p " FENCE, "", "", "", WAIT, TAKE)
 IN_REGISTERS(9, FENCE, "", "", "", "", "")
 IN_REGISTERS(10, FENCE, "and.b32 a1, a1, 0x7fffffff;\n", "", "", WAIT, TAKE)
+IN_REGISTERS(11, FENCE, "", "mov.f32 u0, d0;\n", "", WAIT "add.f32 d0, d0, u0;\n", TAKE)
+IN_REGISTERS(12, FENCE, "", "mov.f32 u0, d0;\nmov.f32 u1, u0;\nmov.f32 d0, u1;\n", "",
+             WAIT "mov.f32 u2, u1;\nmul.f32 d0, d0, u2;\n", TAKE)
+
+// The same; moves hand the sums from name to name, as the compiler does, and one copy is not used again.
+IN_REGISTERS_AS(renamed_0, FENCE, "", "mov.f32 u0, d0;\nmov.f32 u1, u0;\nmov.f32 d0, u1;\n", "mov.f32 u2, d0;\nmov.f32 d0, u2;\n",
+             WAIT "mov.f32 u0, 0f3f800000;\nmul.f32 d0, d0, u0;\n", TAKE)
 
 // out = in; a producer warpgroup gives registers up for two others. Block 384.
 template <int BUG>

@@ -52,6 +52,53 @@ pub fn programs() -> Vec<Program> {
          mul.lo.u32 %r2, %r4, %r1;\nEND:\nst.param.b32 [ret], %r2;\nret;\n}\n"
         .into();
     all.push(call);
+    // The stack grows, and what a function has in its frame lies behind; the second array lies where the first one was.
+    let body = "stacksave.u64 %x0;\nmul.wide.u32 %x1, %a0, 4;\nadd.u64 %x1, %x1, 4;\nalloca.u64 %x2, %x1, 16;\n\
+                st.local.u32 [%x2], 5;\nadd.u64 %x3, %x2, %x1;\nst.local.u32 [%x3+-4], %a1;\nld.local.u32 %d0, [%x3+-4];\n\
+                and.b64 %x4, %x2, 15;\ncvt.u32.u64 %d1, %x4;\nstackrestore.u64 %x0;\nalloca.u64 %x5, 8;\n\
+                st.local.u32 [%x5], %a1;\nld.local.u32 %d2, [%x5];";
+    all.push(Program::new("stack", [1, 64], [2, 3], small, body, |rows| map(rows, |a| vec![a[1], 0, a[1]])));
+    // As inline assembly in the headers of 16-bit types has it.
+    let body = "{.reg.b32 x,y;\n mov.b32 x, 0X10U;\nadd.u32 y, x, %a0;\n mov.b32 %d0, y;}";
+    all.push(Program::new("directives without a blank", [1, 32], [1, 1], small, body, |rows| {
+        map(rows, |a| vec![a[0] + 16])
+    }));
+    // Addresses of functions: from a register, a table, and among targets that are named.
+    let mut indirect = Program::new(
+        "indirect call",
+        [1, 64],
+        [2, 3],
+        small,
+        "P: .callprototype (.param .b32 _) _ (.param .b32 _, .param .align 8 .b8 _[16]) .noreturn;\n\
+         T: .calltargets twice, thrice;\nN: .callprototype _ ();\n\
+         mov.u64 %x0, first;\nmov.u64 %x1, second;\nsetp.lt.u32 %p0, %a0, 2;\nselp.b64 %x2, %x0, %x1, %p0;\n\
+         {\n.param .b32 p0;\n.param .align 8 .b8 p1[16];\n.param .b32 ret;\nst.param.b32 [p0], %a1;\n\
+         st.param.b32 [p1+12], %a0;\ncall (ret), %x2, (p0, p1), P;\nld.param.b32 %d0, [ret];\n}\n\
+         mul.wide.u32 %x3, %a0, 8;\nmov.u64 %x4, functions;\nadd.u64 %x3, %x3, %x4;\nld.global.u64 %x3, [%x3];\n\
+         mov.u32 %d1, 77;\nsetp.ne.u32 %p1, %a1, 0;\n\
+         {\n.param .b32 p0;\n.param .b32 ret;\nst.param.b32 [p0], %a1;\nst.param.b32 [ret], 0;\n\
+         @%p1 call (ret), %x3, (p0), T;\nld.param.b32 %d1, [ret];\n}\n\
+         mov.u64 %x5, nothing;\ncall %x5, N;\nmov.u32 %d2, 5;",
+        |rows| {
+            map(rows, |a| {
+                let first = if a[0] < 2 { a[1] + 10 * a[0] } else { a[1] * a[0] };
+                let second = if a[1] == 0 { 0 } else { a[1] * if a[0] % 2 == 0 { 2 } else { 3 } };
+                vec![first, second, 5]
+            })
+        },
+    );
+    indirect.head = ".func nothing()\n{\nret;\n}\n\
+         .func (.param .b32 ret) first(.param .b32 x, .param .align 8 .b8 y[16])\n{\n.reg .b32 %r<9>;\nld.param.b32 \
+         %r1, [x];\nld.param.b32 %r2, [y+12];\nmad.lo.u32 %r1, %r2, 10, %r1;\nst.param.b32 [ret], %r1;\nret;\n}\n\
+         .func (.param .b32 ret) second(.param .b32 x, .param .align 8 .b8 y[16])\n{\n.reg .b32 %r<9>;\nld.param.b32 \
+         %r1, [x];\nld.param.b32 %r2, [y+12];\nmul.lo.u32 %r1, %r2, %r1;\nst.param.b32 [ret], %r1;\nret;\n}\n\
+         .func (.param .b32 ret) twice(.param .b32 x)\n{\n.reg .b32 %r<9>;\nld.param.b32 %r1, [x];\nshl.b32 %r1, %r1, \
+         1;\nst.param.b32 [ret], %r1;\nret;\n}\n\
+         .func (.param .b32 ret) thrice(.param .b32 x)\n{\n.reg .b32 %r<9>;\nld.param.b32 %r1, [x];\nmul.lo.u32 %r1, \
+         %r1, 3;\nst.param.b32 [ret], %r1;\nret;\n}\n\
+         .global .align 8 .u64 functions[4] = {twice, thrice, twice, thrice};\n"
+        .into();
+    all.push(indirect);
     let mut tables = Program::new(
         "tables",
         [1, 64],

@@ -49,6 +49,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(atomics());
     all.extend(float_atomics());
     all.extend(vector_atomics());
+    all.extend(wide_atomics());
     all
 }
 
@@ -322,6 +323,53 @@ fn atomics() -> Vec<Case> {
         &[I32; 2],
         |a| a.to_vec(),
     ));
+    all
+}
+
+/// 128 bits: the halves of the old and of the new value.
+fn wide_atomics() -> Vec<Case> {
+    let mut all = Vec::new();
+    let registers = |n: usize| -> String {
+        let of = |i: usize| format!(".reg .b128 %q{i};\nmov.b128 %q{i}, {{%a{}, %a{}}};\n", 2 * i, 2 * i + 1);
+        (0..n).map(of).collect()
+    };
+    for (number, order) in ORDERS.into_iter().enumerate() {
+        for (space, setup) in SPACES.into_iter().filter(|s| s.0 != ".local") {
+            let ends = format!(
+                ".reg .b128 %old, %new;\nmov.b128 {{%d0, %d1}}, %old;\nld{space}.b128 %new, [%x];\nmov.b128 \
+                 {{%d2, %d3}}, %new;"
+            );
+            let (declared, ends) = ends.split_once('\n').expect("two lines");
+            let exchange = format!("atom{order}{space}.exch.b128");
+            let text = format!(
+                "{}{declared}\nst{space}.b128 [%x], %q0;\n{exchange} %old, [%x], %q1;\n{ends}",
+                registers(2)
+            );
+            all.push(Case::with_body(&exchange, &body(setup, &text), &[I64; 4], &[I64; 4], |a| a.to_vec()));
+            let swap = format!("atom{order}{space}.cas.b128");
+            // The first operand is what is there (also in one half only), or another value.
+            for equal in 0..4usize {
+                let expected = match equal {
+                    3 => "{%a0, %a1}",
+                    2 => "{%a0, %a3}",
+                    1 => "{%a2, %a1}",
+                    _ => "{%a2, %a3}",
+                };
+                let text = format!(
+                    "{}{declared}\nst{space}.b128 [%x], %q0;\nmov.b128 %q1, {expected};\n{swap} %old, [%x], %q1, \
+                     %q2;\n{ends}",
+                    registers(3)
+                );
+                let name = format!("{swap} {number} {equal}");
+                all.push(Case::with_body(&name, &body(setup, &text), &[I64; 6], &[I64; 4], move |a| {
+                    let low = equal & 2 != 0 || a[0] == a[2];
+                    let high = equal & 1 != 0 || a[1] == a[3];
+                    let new = if low && high { [a[4], a[5]] } else { [a[0], a[1]] };
+                    vec![a[0], a[1], new[0], new[1]]
+                }));
+            }
+        }
+    }
     all
 }
 

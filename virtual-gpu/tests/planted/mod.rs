@@ -41,7 +41,7 @@ pub struct Scene {
 }
 
 /// Every family of kernels; each one's variant 0 is correct.
-pub const FAMILIES: [&str; 31] = [
+pub const FAMILIES: [&str; 37] = [
     "row_sums",
     "scale",
     "transpose",
@@ -63,16 +63,22 @@ pub const FAMILIES: [&str; 31] = [
     "specialised",
     "downstream",
     "tickets",
+    "two_streams",
     "pass_on",
     "detour",
     "fences",
     "halves",
     "arrivals",
     "early_load",
+    "one_waits",
     "cluster_rows",
     "in_registers",
+    "renamed",
     "pools",
     "few_threads",
+    "dispatch",
+    "tiles",
+    "report",
 ];
 
 /// All planted bugs.
@@ -213,6 +219,13 @@ pub const BUGS: &[Bug] = &[
     numeric("specialised", 9, "descriptor of B says 64-byte swizzle"),
     found("downstream", 1, &[GlobalRace, Undefined], "no griddepcontrol.wait"),
     found("tickets", 1, &[GlobalRace], "atomic of scope cta on a word of all CTAs"),
+    found("two_streams", 1, &[GlobalRace], "no event between a memset and the kernel that fills the rest"),
+    found("two_streams", 2, &[GlobalRace], "no event between a kernel and the copy of its result"),
+    found("two_streams", 3, &[GlobalRace], "input overwritten by a copy while the kernel may read it"),
+    found("two_streams", 4, &[GlobalRace], "memset by a call that does not wait for the kernel's stream"),
+    found("two_streams", 5, &[GlobalRace, Undefined], "host reads the result without waiting for the stream"),
+    found("two_streams", 6, &[GlobalRace], "no event before the copy of what one block writes"),
+    found("two_streams", 7, &[GlobalRace], "event recorded before the kernel, not after it"),
     found("pass_on", 1, &[GlobalRace], "all CTAs store to the same row by bulk copies"),
     found("pass_on", 2, &[GlobalRace], "row of another CTA loaded without waiting for its flag"),
     found("pass_on", 3, &[GlobalRace], "flag raised when the bulk store has only been read"),
@@ -233,6 +246,12 @@ pub const BUGS: &[Bug] = &[
     ),
     found("arrivals", 2, &[ProxyFence], "no fence.proxy.async between cp.async and a bulk store"),
     found("early_load", 1, &[GlobalRace], "bulk load before griddepcontrol.wait"),
+    found("one_waits", 1, &[GlobalRace], "lanes read without the griddepcontrol.wait of another lane"),
+    found("one_waits", 2, &[GlobalRace], "warps read without the griddepcontrol.wait of another warp"),
+    found("one_waits", 3, &[GlobalRace], "__syncthreads before the one griddepcontrol.wait"),
+    found("one_waits", 4, &[GlobalRace], "named barrier after griddepcontrol.wait without the last warp"),
+    found("one_waits", 5, &[GlobalRace], "griddepcontrol.wait after the reads"),
+    found("one_waits", 6, &[GlobalRace], "block that does not wait for the flag of the one that waited"),
     found("cluster_rows", 1, &[GlobalRace], "relaxed arrival at the cluster barrier, and no fence"),
     found("in_registers", 1, &[Wgmma], "register of A overwritten in flight"),
     found("in_registers", 2, &[Wgmma], "accumulator in flight compared by setp"),
@@ -244,8 +263,34 @@ pub const BUGS: &[Bug] = &[
     found("in_registers", 8, &[Wgmma], "wgmma.fence by one warp of the warpgroup"),
     found("in_registers", 9, &[Unfinished], "exit without wait_group"),
     found("in_registers", 10, &[Wgmma], "register of A written after the fence"),
+    found("in_registers", 11, &[Wgmma], "copy of an accumulator made in flight and used after the wait"),
+    found("in_registers", 12, &[Wgmma], "copy made in flight by several moves, used after the wait"),
     found("pools", 1, &[SetMaxReg], "setmaxnreg by one warp of a warpgroup"),
     found("pools", 2, &[SetMaxReg], "different setmaxnreg in one warpgroup"),
+    found("dispatch", 1, &[InvalidAccess], "call through a null pointer"),
+    found("dispatch", 2, &[Undefined], "call through an entry of a table that nobody set"),
+    found("dispatch", 3, &[InvalidAccess], "call of a function that takes something else"),
+    found("dispatch", 4, &[InvalidAccess], "call through a pointer to data"),
+    found("dispatch", 5, &[SharedRace], "no __syncthreads in a function called through an address"),
+    found(
+        "dispatch",
+        6,
+        &[InvalidAccess, OutOfBounds],
+        "virtual function of an object whose table was cleared",
+    ),
+    numeric("dispatch", 7, "the other function of two"),
+    found("tiles", 1, &[OutOfBounds], "stride of 32 of a tile with 16"),
+    found("tiles", 2, &[Misaligned], "wmma tile at a multiple of 8 bytes"),
+    found("tiles", 3, &[Misaligned], "stride of 20 halves"),
+    found("tiles", 4, &[SharedRace], "no __syncthreads before a tile is loaded"),
+    found("tiles", 5, &[Undefined], "accumulator never filled"),
+    found("tiles", 6, &[WarpSync], "each lane loads its own tile"),
+    found("tiles", 7, &[WarpSync, Deadlock], "half of a warp in mma_sync"),
+    found("tiles", 8, &[Undefined], "last row of a tile not written"),
+    numeric("tiles", 9, "A loaded by columns"),
+    found("report", 1, &[Undefined], "printf of a value that is never set"),
+    found("report", 2, &[OutOfBounds], "text without an end"),
+    found("report", 3, &[OutOfBounds], "number printed as a text"),
     found("few_threads", 1, &[SetMaxReg], "setmaxnreg.inc to fewer registers, from a launch with 255"),
 ];
 
@@ -258,6 +303,11 @@ pub struct Verdict {
     pub caught: bool,
     /// The finding's kind and schedule, or what was seen instead.
     pub how: String,
+}
+
+/// Runs a bug under one schedule.
+pub fn run(bug: &Bug, order: Order) -> Output {
+    scenes::scene(bug.family, bug.variant).case.run_first(options(order))
 }
 
 /// Runs a bug under the schedules until it is caught.

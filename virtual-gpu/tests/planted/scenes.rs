@@ -1,7 +1,7 @@
 //! How each family of planted kernels is launched, and what its correct variant computes.
 
 use super::Scene;
-use crate::support::{Buffer, Case, Map, Output, is_close, product, random_f32, random_u64};
+use crate::support::{Buffer, Case, HostStep, Map, Output, is_close, product, random_f32, random_u64};
 use half::{bf16, f16};
 use virtual_gpu::tensor::descriptor::Swizzle;
 use virtual_gpu::tensor::tma::DataType;
@@ -30,6 +30,7 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "product" => wgmma_product(&kernel),
         "specialised" => specialised(&kernel),
         "downstream" => downstream(&kernel),
+        "two_streams" => two_streams(variant),
         "tickets" => tickets(&kernel),
         "pass_on" => pass_on(&kernel),
         "detour" => detour(&kernel),
@@ -37,10 +38,15 @@ pub fn scene(family: &str, variant: u32) -> Scene {
         "halves" => halves(&kernel),
         "arrivals" => arrivals(&kernel),
         "early_load" => early_load(&kernel),
+        "one_waits" => one_waits(&kernel),
         "cluster_rows" => cluster_rows(&kernel),
         "in_registers" => in_registers(&kernel),
+        "renamed" => in_registers(&kernel),
         "pools" => same_numbers(&kernel, 384),
         "few_threads" => same_numbers(&kernel, 128),
+        "dispatch" => dispatch(&kernel),
+        "tiles" => tiles(&kernel),
+        "report" => report(&kernel),
         _ => panic!("no family {family}"),
     }
 }
@@ -274,6 +280,41 @@ fn downstream(kernel: &str) -> Scene {
     exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
 }
 
+/// The host sets y to zero in stream 0, a kernel in stream 1 writes its first part, and stream 0 copies y. The bugs are
+/// the host's.
+fn two_streams(variant: u32) -> Scene {
+    let (n, blocks) = if variant == 6 { (60, 1) } else { (150, 3) };
+    let x = random_f32(125, n);
+    let mut case = simple("scale_0").grid(blocks).block(64);
+    let (a, y, z) = (case.input(&x), case.output::<f32>(n + 20), case.output::<f32>(n + 20));
+    case.buffers(&[a, y]).value(n as i32).stream(1);
+    case.first(HostStep::Memset(y, 0));
+    if variant != 1 {
+        case.first(HostStep::Order(0, 1));
+    }
+    if variant == 7 {
+        case.first(HostStep::Order(1, 0));
+    }
+    match variant {
+        2 | 6 | 7 => {}
+        3 => {
+            case.host(HostStep::Write(a, vec![0; 4 * n], 0)).host(HostStep::Order(1, 0));
+        }
+        4 => {
+            case.host(HostStep::MemsetNow(y)).host(HostStep::Order(1, 0));
+        }
+        5 => {
+            case.host(HostStep::ReadNow(y)).host(HostStep::Order(1, 0));
+        }
+        _ => {
+            case.host(HostStep::Order(1, 0));
+        }
+    }
+    case.host(HostStep::Copy(z, y, 0)).host(HostStep::Wait(0)).host(HostStep::ReadNow(z));
+    let want = x.iter().map(|v| 2.0 * f64::from(*v) + 1.0).chain([0.0; 20]).collect();
+    close(case, z, want, 1e-6)
+}
+
 fn copies(kernel: &str) -> Case {
     Case::new("planted_copies", &["sm_90a"], kernel)
 }
@@ -335,6 +376,16 @@ fn early_load(kernel: &str) -> Scene {
     exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
 }
 
+fn one_waits(kernel: &str) -> Scene {
+    let x = random_f32(124, 3 * 128);
+    let mut case = copies("rows_upstream").grid(3).block(128);
+    let (a, b, o) = (case.input(&x), case.output::<f32>(x.len()), case.output::<f32>(x.len()));
+    let flag = case.input(&[0u32]);
+    case.buffers(&[a, b]);
+    case.then_dependent(kernel, 3, 128).buffers(&[b, o, flag]);
+    exact(case, o, x.iter().map(|v| v * 3.0 * 0.5).collect())
+}
+
 fn cluster_rows(kernel: &str) -> Scene {
     let x: Vec<i32> = (0..128).collect();
     let mut case = copies(kernel).grid(4).block(32).cluster(2);
@@ -350,6 +401,40 @@ fn in_registers(kernel: &str) -> Scene {
     case.buffers(&[x, y, o]);
     let want = product(&wide(&a), &wide(&b), 64, 32, 16).iter().map(|v| 2.0 * v).collect();
     close(case, o, want, 1e-5)
+}
+
+fn planted_calls(kernel: &str) -> Case {
+    Case::new("planted_calls", &["sm_80"], kernel)
+}
+
+fn dispatch(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..128).map(|i| i * i % 50).collect();
+    let mut case = planted_calls(kernel).grid(2).block(64);
+    let (a, o) = (case.input(&x), case.output::<i32>(128));
+    case.buffers(&[a, o]);
+    exact(
+        case,
+        o,
+        (0..128).map(|i| if i % 64 < 32 { x[i] + 1 } else { x[i ^ 1] } + 3 * (i as i32 / 64)).collect(),
+    )
+}
+
+fn tiles(kernel: &str) -> Scene {
+    let (a, b) = (narrow(122, 16 * 16, f16::from_f32), narrow(123, 16 * 16, f16::from_f32));
+    let mut case = planted_calls(kernel).grid(1).block(64);
+    let (x, y, o) = (case.input(&a), case.input(&b), case.output::<f32>(2 * 16 * 16));
+    case.buffers(&[x, y, o]);
+    let want = product(&wide(&a), &wide(&b), 16, 16, 16);
+    close(case, o, [want.clone(), want].concat(), 1e-5)
+}
+
+fn report(kernel: &str) -> Scene {
+    let x: Vec<i32> = (0..32).map(|i| 3 * i).collect();
+    let mut case = planted_calls(kernel).grid(1).block(32);
+    let a = case.input(&x);
+    case.buffers(&[a]);
+    let want: String = x.iter().enumerate().map(|(i, x)| format!("lane {i}: {x}\n")).collect();
+    Scene { case, correct: Box::new(move |out: &Output| out.printed == want.as_bytes()) }
 }
 
 fn same_numbers(kernel: &str, threads: u32) -> Scene {

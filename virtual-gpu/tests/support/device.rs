@@ -1,11 +1,14 @@
 //! Runs a case on a virtual GPU.
 
-use super::{Argument, Case, Output};
+use super::{Argument, Buffer, Case, HostStep, Output};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use virtual_gpu::counters::InstructionCounts;
-use virtual_gpu::{Description, Gpu, Launch, Module, Options, Stream};
+use virtual_gpu::{Description, Error, Gpu, Launch, Module, Options, Stream};
+
+/// Streams that a case may name.
+const STREAMS: usize = 2;
 
 thread_local! {
     /// A device with a loaded module for each PTX file, since loading a large one takes longer than a launch.
@@ -24,6 +27,34 @@ impl Case {
     /// Runs in the first target.
     pub fn run_first(&self, options: Options) -> Output {
         self.run(&self.targets[0], options)
+    }
+
+    fn len(&self, buffer: Buffer) -> u64 {
+        self.buffers[buffer].as_ref().map_or_else(|len| *len, Vec::len) as u64
+    }
+
+    fn host_step(
+        &self,
+        gpu: &Gpu,
+        step: &HostStep,
+        addresses: &[u64],
+        streams: &[Stream],
+    ) -> Result<(), Error> {
+        match step {
+            HostStep::Memset(b, stream) => gpu.set_async(addresses[*b], &[0], self.len(*b), streams[*stream]),
+            HostStep::Copy(to, from, stream) => {
+                gpu.copy_async(addresses[*to], addresses[*from], self.len(*to), streams[*stream])
+            }
+            HostStep::Write(b, data, stream) => gpu.write_async(addresses[*b], data, streams[*stream]),
+            HostStep::Order(from, to) => {
+                let event = gpu.create_event();
+                gpu.record_event(event, streams[*from])?;
+                gpu.wait_event(streams[*to], event)
+            }
+            HostStep::MemsetNow(b) => gpu.memset(addresses[*b], 0, self.len(*b)),
+            HostStep::ReadNow(b) => gpu.read(addresses[*b], &mut vec![0; self.len(*b) as usize]),
+            HostStep::Wait(stream) => gpu.stream_synchronize(streams[*stream]),
+        }
     }
 
     /// Runs the launches once and reads every buffer back; a launch that fails ends them.
@@ -51,7 +82,17 @@ impl Case {
             })
             .collect();
         let mut result = Ok(());
-        for launch in &self.launches {
+        let streams: Vec<Stream> = (0..STREAMS).map(|_| gpu.create_stream(false)).collect();
+        let host = |number: usize| -> Result<(), Error> {
+            let mut steps = self.steps.iter().filter(|(at, _)| *at == number);
+            steps.try_for_each(|(_, step)| self.host_step(&gpu, step, &addresses, &streams))
+        };
+        for (number, launch) in self.launches.iter().enumerate() {
+            result = host(number);
+            if result.is_err() {
+                break;
+            }
+            let stream = launch.stream.map_or(Stream::default(), |stream| streams[stream]);
             let function =
                 module.function(&launch.kernel).unwrap_or_else(|| panic!("no kernel {}", launch.kernel));
             function.set_max_dynamic_shared(launch.shared);
@@ -78,11 +119,12 @@ impl Case {
                 args: &slices,
                 ..Launch::default()
             };
-            result = gpu.launch(&function, &launch, Stream::default());
+            result = gpu.launch(&function, &launch, stream);
             if result.is_err() {
                 break;
             }
         }
+        result = result.and_then(|()| host(self.launches.len()));
         // Kernels that fail are judged by their findings; what they left is not read.
         let ended = result.and_then(|()| gpu.synchronize());
         let mut buffers = Vec::new();
@@ -93,6 +135,7 @@ impl Case {
             }
             buffers.push(data);
         }
+        streams.into_iter().for_each(|stream| drop(gpu.destroy_stream(stream)));
         let findings = gpu.take_findings();
         if let Err(error) = ended {
             assert!(!findings.is_empty(), "the launch failed without a finding: {error}");
@@ -100,6 +143,6 @@ impl Case {
         addresses.into_iter().for_each(|address| gpu.free(address).expect("allocated"));
         let mut counts = InstructionCounts::default();
         gpu.counters().iter().for_each(|kernel| counts.add(&kernel.total));
-        Output { findings, counts, buffers }
+        Output { findings, counts, printed: gpu.take_printed(), buffers }
     }
 }

@@ -74,6 +74,23 @@ struct Launch {
     shared: u32,
     arguments: Vec<Argument>,
     dependent: bool,
+    stream: Option<usize>,
+}
+
+/// Something that the host does between launches. Streams are numbered as they come and do not wait for stream 0.
+#[derive(Clone)]
+pub enum HostStep {
+    Memset(Buffer, usize),
+    /// To, from.
+    Copy(Buffer, Buffer, usize),
+    Write(Buffer, Vec<u8>, usize),
+    /// What comes in the second stream comes after what was queued in the first.
+    Order(usize, usize),
+    /// Calls that wait, but for no other stream.
+    MemsetNow(Buffer),
+    ReadNow(Buffer),
+    /// Waits for a stream.
+    Wait(usize),
 }
 
 /// A module, its buffers, and the launches on them.
@@ -85,6 +102,8 @@ pub struct Case {
     /// Contents, or the length of one that begins undefined.
     buffers: Vec<Result<Vec<u8>, usize>>,
     launches: Vec<Launch>,
+    /// Each before the launch of this number.
+    steps: Vec<(usize, HostStep)>,
 }
 
 impl Case {
@@ -103,7 +122,9 @@ impl Case {
                 shared: 0,
                 arguments: Vec::new(),
                 dependent: false,
+                stream: None,
             }],
+            steps: Vec::new(),
         }
     }
     fn last(&mut self) -> &mut Launch {
@@ -161,6 +182,11 @@ impl Case {
     }
     /// Adds a launch that may overlap with the one before (programmatic dependent launch).
     pub fn then_dependent(&mut self, kernel: &str, grid: u32, block: u32) -> &mut Case {
+        self.then(kernel, grid, block).last().dependent = true;
+        self
+    }
+    /// Adds a launch.
+    pub fn then(&mut self, kernel: &str, grid: u32, block: u32) -> &mut Case {
         self.launches.push(Launch {
             kernel: kernel.into(),
             grid: [grid, 1, 1],
@@ -168,8 +194,25 @@ impl Case {
             cluster: [1; 3],
             shared: 0,
             arguments: Vec::new(),
-            dependent: true,
+            dependent: false,
+            stream: None,
         });
+        self
+    }
+
+    /// Puts the last launch into a stream of this number.
+    pub fn stream(&mut self, stream: usize) -> &mut Case {
+        self.last().stream = Some(stream);
+        self
+    }
+    /// The host does this before the first launch.
+    pub fn first(&mut self, step: HostStep) -> &mut Case {
+        self.steps.push((0, step));
+        self
+    }
+    /// The host does this after the launches so far.
+    pub fn host(&mut self, step: HostStep) -> &mut Case {
+        self.steps.push((self.launches.len(), step));
         self
     }
 
@@ -193,6 +236,8 @@ pub struct Output {
     pub findings: Vec<Finding>,
     /// Totals of all launches.
     pub counts: InstructionCounts,
+    /// By `printf` on the device.
+    pub printed: Vec<u8>,
     buffers: Vec<Vec<u8>>,
 }
 

@@ -28,6 +28,8 @@ pub struct Engine {
     /// Copies in flight.
     pub jobs: Vec<super::jobs::Job>,
     pub next_job: u64,
+    /// What `printf` on the device wrote.
+    pub printed: Vec<u8>,
     /// What the CTAs of these grids, and of earlier ones that nothing orders with them, know of each other.
     pub clocks: GridClocks,
 }
@@ -67,6 +69,7 @@ impl Engine {
             clock: 0,
             jobs: Vec::new(),
             next_job: 0,
+            printed: Vec::new(),
             clocks: GridClocks::default(),
         }
     }
@@ -401,6 +404,7 @@ impl Engine {
                 clocks,
                 jobs: &mut self.jobs,
                 next_job: &mut self.next_job,
+                printed: &mut self.printed,
             };
             let outcome = step::run(&mut ctx, &mut warp, &mut budget);
             if outcome == Outcome::Finished {

@@ -49,7 +49,8 @@ impl Pieces {
 /// Whether the grid's CTAs cannot notice each other, so that it may be run in pieces.
 fn apart(grid: &Grid) -> bool {
     let program = &grid.program;
-    !program.communicates && !program.code.iter().any(|i| matches!(i.op, Op::Clock { .. }))
+    let ordered = |op: &Op| matches!(op, Op::Clock { .. } | Op::Print { .. });
+    !program.communicates && !program.code.iter().any(|i| ordered(&i.op))
 }
 
 /// Runs the engine's grids to their end, and those that the source adds.

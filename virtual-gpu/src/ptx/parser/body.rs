@@ -51,17 +51,32 @@ impl<'a> Parser<'a> {
 
     pub(super) fn after_label(&mut self, label: &'a str) -> Result<Statement<'a>, LoadError> {
         if self.accept_word(".branchtargets") {
-            let mut targets = vec![self.word()?];
-            while self.accept(b',') {
-                targets.push(self.word()?);
+            return Ok(Statement::BranchTargets(label, self.names()?));
+        }
+        if self.accept_word(".calltargets") {
+            return Ok(Statement::CallTargets(label, self.names()?));
+        }
+        if self.accept_word(".callprototype") {
+            let returns = if self.peek() == Token::Symbol(b'(') { self.parameters()? } else { Vec::new() };
+            self.word()?;
+            let parameters = if self.peek() == Token::Symbol(b'(') { self.parameters()? } else { Vec::new() };
+            while matches!(self.peek(), Token::Word(word) if word.starts_with('.')) {
+                self.at += 1;
             }
             self.expect(b';')?;
-            return Ok(Statement::BranchTargets(label, targets));
-        }
-        if matches!(self.peek(), Token::Word(".callprototype" | ".calltargets")) {
-            return self.error("indirect calls are not supported");
+            return Ok(Statement::CallPrototype(label, returns, parameters));
         }
         Ok(Statement::Label(label))
+    }
+
+    /// `a, b;`
+    fn names(&mut self) -> Result<Vec<&'a str>, LoadError> {
+        let mut names = vec![self.word()?];
+        while self.accept(b',') {
+            names.push(self.word()?);
+        }
+        self.expect(b';')?;
+        Ok(names)
     }
 
     pub(super) fn registers(&mut self) -> Result<Statement<'a>, LoadError> {
