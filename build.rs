@@ -135,6 +135,15 @@ fn sources(manifest: &Path) -> Result<Vec<Source>, String> {
     Ok(sources)
 }
 
+/// Bytes of a file and of the headers it names that stand beside it or above: how long it takes to compile, about.
+fn size_with_headers(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let headers = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+    let folder = path.parent().unwrap_or(path);
+    let size = |header: &str| fs::metadata(folder.join(header)).map_or(0, |file| file.len());
+    text.len() as u64 + headers.map(size).sum::<u64>()
+}
+
 /// Compiles what changed, as many files at once as cargo allows jobs; the largest files first.
 fn compile_all(
     nvcc: &Nvcc,
@@ -144,9 +153,7 @@ fn compile_all(
 ) -> Result<Vec<Compiled>, String> {
     let jobs = std::env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).clamp(1, 16);
     let mut order: Vec<usize> = (0..sources.len()).collect();
-    let size =
-        |index: &usize| fs::metadata(manifest.join(&sources[*index].path)).map_or(0, |file| file.len());
-    order.sort_by_key(|index| std::cmp::Reverse(size(index)));
+    order.sort_by_key(|&index| std::cmp::Reverse(size_with_headers(&manifest.join(&sources[index].path))));
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<Result<Compiled, String>>>> =
         Mutex::new((0..sources.len()).map(|_| None).collect());

@@ -6,9 +6,9 @@
 // expert_ids, slots: i32 [num_tokens, k]    expert_offsets: i32 [num_experts + 1]    row_tokens: i32 [num_tokens * k]
 // A stable counting sort. Each warp owns a contiguous piece of the sequence and a histogram of its own; a lane's rank
 // in its warp is the number of lower lanes with the same expert. So nothing depends on the order in which warps run,
-// and there are no atomics. Small inputs take one block and one launch; others count first, then place. A launch reads its
-// ids once: those that place keep them in shared memory. Counts and losses that the router before left to sum up are summed
-// by one more block, beside those that place.
+// and there are no atomics. Small inputs take one block and one launch; others count first, then place. A launch reads
+// its ids once: blocks that place keep them in shared memory. Counts and losses that the router before left to sum up are
+// summed by one more block, beside those that place.
 // An id outside [0, num_experts) is dropped.
 // Launcher: src/kernels/moe_dispatch.rs
 #include "ptx/griddep.cuh"
@@ -28,7 +28,7 @@ struct MoeDispatchParams {
     int32_t num_experts;
     int32_t capacity;
     int32_t num_blocks;  // that place: one more has the router's totals
-    int32_t choice_stride;  // of the ids that a lone block keeps; no more than 0: there is room for none
+    int32_t choice_stride;  // of the ids that a lone block keeps; 0: no room to keep ids
     RouterTotals totals;
 };
 
@@ -70,8 +70,8 @@ struct Assignment {
     }
 };
 
-// The ids of a lone block, in memory token by token and kept choice by choice, `choice_stride` apart so that neither way
-// meets a bank twice.
+// The ids of a lone block, in memory token by token and kept choice by choice, `choice_stride` apart so that neither
+// way meets a bank twice.
 template <class Visit>
 __device__ __forceinline__ void for_each_of_all(const MoeDispatchParams& p, Visit visit) {
 #pragma unroll 4

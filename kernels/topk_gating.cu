@@ -4,10 +4,11 @@
 // x: [num_tokens, hidden_size]    weight: f32 [num_experts, hidden_size]    logits: f32 [num_tokens, num_experts]
 // expert_ids, expert_weights: [num_tokens, k] in order of preference
 // A warp computes 4 x 8 logits with its lanes along hidden_size, for group after group of tokens with the weights in
-// shared memory; for few tokens eight warps share hidden_size and add their sums in order. A few lanes gate a token, four experts or more each, so a warp has up to 32 tokens. Logits are
-// read once and become integer keys of the same order; k rounds of a butterfly maximum pick the experts. Counts and
-// losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906) are summed by lane, each for the experts
-// whose logits it reads, by block and then in a second launch in a fixed order, without atomics.
+// shared memory; for few tokens eight warps share hidden_size and add their sums in order. A few lanes gate a token, four
+// experts or more each, so a warp has up to 32 tokens. Logits are read once and become integer keys of the same order;
+// k rounds of a butterfly maximum pick the experts. Counts and losses (Fedus et al. 2021, arXiv:2101.03961; Zoph et al.
+// 2022, arXiv:2202.08906) are summed by lane, each for the experts whose logits it reads, by block and then in a second
+// launch in a fixed order, without atomics.
 // Launcher: src/kernels/topk_gating.rs
 #include "chunk.cuh"
 #include "reduce.cuh"
@@ -145,6 +146,7 @@ __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
     const int lane_idx = threadIdx.x;
     const int first_expert = (blockIdx.y * blockDim.z + threadIdx.z) * kWarpExperts;
     const int expert = first_expert + lane_idx % kWarpExperts;
+    const bool has_experts = first_expert < p.num_experts;
     const int num_passes = p.noise_weight != 0 ? 2 : 1;
     const auto in_memory = [&](int pass) {
         const auto* weight = reinterpret_cast<const float*>(pass == 0 ? p.weight : p.noise_weight);
@@ -169,8 +171,11 @@ __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
         float logit = 0.0f;
 #pragma unroll 1
         for (int pass = 0; pass < num_passes; ++pass) {
-            const float part =
-                warp_logit<kWhole>(rows_of(first_token), p.hidden_size, in_memory(pass), threadIdx.y, kSplits);
+            const GmemWeights<kWhole> weights = in_memory(pass);
+            float part = 0.0f;
+            if (has_experts) {
+                part = warp_logit<kWhole>(rows_of(first_token), p.hidden_size, weights, threadIdx.y, kSplits);
+            }
             __syncthreads();  // the sums of the pass before have been read
             smem_sums[threadIdx.z][threadIdx.y][lane_idx] = part;
             __syncthreads();
@@ -192,6 +197,7 @@ __device__ __forceinline__ void router_logits(const RouterLogitsParams& p) {
     ptx::cp_async_commit_group();
     ptx::cp_async_wait_group<0>();
     __syncthreads();
+    if (!has_experts) return;
 
     // Groups of tokens go to the blocks in turn: their shares differ by one group of a warp
     const int64_t num_groups = (p.num_tokens + kWarpTokens - 1) / kWarpTokens;
@@ -574,8 +580,8 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p, float (&s
     // Gate this warp's tokens
     LaneStatistics<kLaneExperts> statistics;
     const int64_t tokens_per_round = int64_t(gridDim.x) * num_warps * warp_tokens;
-    for (int64_t first_token = (int64_t(blockIdx.x) * num_warps + warp_idx) * warp_tokens; first_token < p.num_tokens;
-         first_token += tokens_per_round) {
+    const int64_t first_of_warp = (int64_t(blockIdx.x) * num_warps + warp_idx) * warp_tokens;
+    for (int64_t first_token = first_of_warp; first_token < p.num_tokens; first_token += tokens_per_round) {
         __syncwarp();
         const RowSums row = gate<kLaneExperts, kWhole>(p, smem, lanes, first_token, p.num_tokens);
         auto* expert_ids = reinterpret_cast<int32_t*>(p.expert_ids) + first_token * k;
@@ -631,15 +637,18 @@ __device__ __forceinline__ void topk_gating(const TopkGatingParams& p) {
     }
 }
 
-// Up to 128, 256 and 1024 experts, in blocks of 8, 4 and 4 warps. Four blocks of 8 warps an SM leave 64 registers a thread,
-// five of 4 leave 96, three 168.
-extern "C" __global__ void __launch_bounds__(8 * kWarpSize, 4) topk_gating_128(const __grid_constant__ TopkGatingParams p) {
+// Up to 128, 256 and 1024 experts, in blocks of 8, 4 and 4 warps. Four blocks of 8 warps an SM leave 64 registers a
+// thread, five of 4 leave 96, two 256.
+extern "C" __global__ void __launch_bounds__(8 * kWarpSize, 4)
+    topk_gating_128(const __grid_constant__ TopkGatingParams p) {
     topk_gating<4>(p);
 }
-extern "C" __global__ void __launch_bounds__(4 * kWarpSize, 5) topk_gating_256(const __grid_constant__ TopkGatingParams p) {
+extern "C" __global__ void __launch_bounds__(4 * kWarpSize, 5)
+    topk_gating_256(const __grid_constant__ TopkGatingParams p) {
     topk_gating<8>(p);
 }
-extern "C" __global__ void __launch_bounds__(4 * kWarpSize) topk_gating_1024(const __grid_constant__ TopkGatingParams p) {
+extern "C" __global__ void __launch_bounds__(4 * kWarpSize)
+    topk_gating_1024(const __grid_constant__ TopkGatingParams p) {
     topk_gating<32>(p);
 }
 

@@ -54,6 +54,9 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
         cases.push(Case { hidden_size, num_tokens, ..base });
     }
     cases.push(Case { hidden_size: 16416, num_tokens: 2, residual: true, ..base });
+    // more rows than the blocks take at once: 16 of a warp each, and fewer of several
+    cases.push(Case { hidden_size: 8, num_tokens: 4300, ..base });
+    cases.push(Case { hidden_size: 1032, num_tokens: 1100, residual: true, ..base });
     let mut trials = Vec::new();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for &case in &cases {

@@ -46,6 +46,8 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
         Case { load: Load::OddOnly, ..base },
         Case { num_experts: 1, k: 1, ..base },
         Case { num_experts: 8, k: 8, ..base },
+        // a lone block whose choices are more than banks of shared memory
+        Case { num_tokens: 5, num_experts: 64, k: 40, ..base },
         Case { num_experts: 1024, k: 3, ..base },
         Case { num_tokens: 0, ..base },
         // the last assignment of one block, then one more: a second block and a launch that counts first

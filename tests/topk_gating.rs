@@ -38,6 +38,10 @@ fn router_trials(executors: &[Executor]) -> Vec<Trial> {
     for hidden_size in [1, 3, 4, 5, 127, 128, 132, 1021, 1100] {
         cases.push((6, 8, hidden_size, Layout::Dense, false));
     }
+    // more tokens than the blocks take at once, and weights that do not fit shared memory
+    cases.push((100, 1024, 8, Layout::Dense, false));
+    cases.push((1100, 64, 8, Layout::Dense, true));
+    cases.push((6, 8, 7304, Layout::Dense, false));
     let mut trials = Vec::new();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for &(num_tokens, num_experts, hidden_size, layout, noisy) in &cases {
@@ -143,7 +147,7 @@ fn gating_trials(executors: &[Executor]) -> Vec<Trial> {
         ("group-sum", GatingSpec { groups: groups(2, 1, GroupScore::SumOfTop2), ..sigmoid }),
     ];
     let base = Case {
-        num_tokens: 19, // more than the 16 of a block with statistics, not a multiple of its 4 warps
+        num_tokens: 19, // more than the 16 of a warp
         num_experts: 8,
         k: 2,
         rows: Rows::Random,
@@ -174,6 +178,8 @@ fn gating_trials(executors: &[Executor]) -> Vec<Trial> {
     for num_tokens in [0, 1, 16, 17, 2049] {
         all.push(("after", nano_moe, Case { num_tokens, ..base }));
     }
+    // more tokens than the blocks that leave statistics take at once
+    all.push(("after", nano_moe, Case { num_tokens: 2100, num_experts: 256, ..base }));
     let mut trials = Vec::new();
     for (name, spec, case) in all {
         let Case { num_tokens, num_experts, k, rows, .. } = case;

@@ -10,7 +10,7 @@ use crate::operations::{
 
 /// `kWarpTokens` and `kWarpExperts` of the kernel.
 const WARP_TOKENS: usize = 4;
-const WARP_EXPERTS: usize = 8;
+pub(super) const WARP_EXPERTS: usize = 8;
 /// `kSplits`, `kExpertGroups` and `kStrip` of the kernel.
 const SPLITS: usize = 8;
 const EXPERT_GROUPS: usize = 2;
@@ -84,12 +84,12 @@ pub unsafe fn router_logits(kernels: &Kernels, p: &RouterLogitsParams, stream: R
 /// How the router is cut into blocks.
 pub(super) struct RouterCut {
     /// The warps of a block share hidden_size, else each has tokens of its own.
-    pub(super) is_split: bool,
+    is_split: bool,
     pub(super) token_blocks: usize,
-    pub(super) expert_blocks: usize,
+    expert_blocks: usize,
     /// Warps of each of the groups of experts of a block.
-    pub(super) warps: usize,
-    pub(super) expert_groups: usize,
+    warps: usize,
+    expert_groups: usize,
     shared_bytes: usize,
 }
 

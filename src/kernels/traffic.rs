@@ -5,7 +5,7 @@
 use super::attention::{MAX_DECODE_ROWS, Tiles};
 use super::gemm::pick_tile;
 use super::lm_head::portable_tile;
-use super::topk_gating::RouterCut;
+use super::topk_gating::{RouterCut, WARP_EXPERTS};
 use super::{Kernels, Numerics};
 use super::{moe_dispatch, sm90a};
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::operations::{
 pub fn router_logits_bytes(kernels: &Kernels, p: &RouterLogitsParams) -> Result<u64> {
     let (num_tokens, num_experts, hidden_size) = p.check()?;
     let cut = RouterCut::of(kernels, [num_tokens, num_experts, hidden_size], p.noise.is_some());
-    let x = num_tokens * hidden_size * p.x.dtype.size() * cut.expert_blocks * cut.expert_groups;
+    let x = num_tokens * hidden_size * p.x.dtype.size() * num_experts.div_ceil(WARP_EXPERTS);
     let num_matrices = if p.noise.is_some() { 2 } else { 1 };
     let weights = 4 * num_matrices * num_experts * hidden_size * cut.token_blocks;
     Ok((num_matrices * x + weights + 4 * num_tokens * num_experts) as u64)
