@@ -54,7 +54,7 @@ enum Command {
 }
 
 /// What every command that runs a model takes.
-#[derive(Args)]
+#[derive(Args, Default)]
 struct ModelArgs {
     /// Folder with config.json and model.safetensors [default: the model of this repository]
     #[arg(long, value_name = "DIR")]
@@ -227,7 +227,7 @@ struct ProfileArgs {
 #[derive(Args)]
 struct BenchArgs {
     /// gemm, mlp, attention, layer_norm, embedding, router_logits, topk_gating, moe_dispatch, moe_gemm, moe_combine,
-    /// moe_layer, lm_head, sampling, forward [default: all]
+    /// moe_layer, lm_head, sampling, forward [default: all]; or generate: tokens/s of a model, --shape BATCH
     op: Option<String>,
     /// One shape of each operation and gate
     #[arg(long)]
@@ -235,9 +235,12 @@ struct BenchArgs {
     /// Sizes in the operation's order, and after a colon what is fused: 1024x768x768:residual; again for more
     #[arg(long, value_name = "SHAPE")]
     shape: Vec<String>,
-    /// cuda, or virtual: small shapes, answers checked, nothing timed [default: cuda]
+    /// cuda, or virtual: small shapes, answers checked, nothing timed [default: cuda]; generate takes cpu too
     #[arg(long)]
     device: Option<DeviceName>,
+    /// Folder of the model that generates
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
     /// File for everything measured, written anew after each line
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

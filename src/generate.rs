@@ -393,7 +393,7 @@ impl<'a> Generator<'a> {
         let block_size = self.model.config().block_size;
         let mut ids = vec![(0, None); self.live.len()];
         let mut growing = Vec::new();
-        for index in 0..self.live.len() {
+        for (index, chosen) in ids.iter_mut().enumerate() {
             let len = self.live[index].ids.len();
             if len > block_size
                 && let (Some(session), Some(sequence)) = (&mut self.session, self.live[index].sequence.take())
@@ -404,9 +404,9 @@ impl<'a> Generator<'a> {
             if self.live[index].sequence.is_some() {
                 growing.push(index);
             } else if self.session.is_some() && self.live[index].prompt_len == len && len < block_size {
-                ids[index] = self.prefill(index)?;
+                *chosen = self.prefill(index)?;
             } else {
-                ids[index] = self.recompute(index)?;
+                *chosen = self.recompute(index)?;
             }
         }
         if growing.is_empty() {

@@ -1,13 +1,17 @@
 //! Causal attention: prefill, decoding, chunks in between, grouped heads, block tables.
 
+use std::sync::Arc;
+
 use libtest_mimic::{Failed, Trial};
 use nanomoe::buffer::Buffer;
 use nanomoe::cpu::CpuOperations;
+use nanomoe::device::virtual_gpu::VirtualDevice;
 use nanomoe::kernels::{DeviceOperations, Numerics, attention_with_wgmma};
 use nanomoe::operations::{AttentionDims, AttentionParams, KvSplit, Operations};
 use nanomoe::reference::{self, AttentionShape};
 use nanomoe::tensor::{DType, Tensor, TensorMut};
 use proptest::prelude::*;
+use virtual_gpu::{Description, Options, Order};
 
 use crate::common::{
     Bound, Executor, Layout, Padded, Reach, any_layout, check_close, device_operations, f64s, for_any,
@@ -147,6 +151,11 @@ pub fn trials(executors: &[Executor]) -> Vec<Trial> {
                 let run = move |ops: &DeviceOperations| run_wgmma_on(ops, dtype, case);
                 trials.push(hopper_trial("attention_wgmma", dtype, name(case), executor, run));
             }
+        }
+        for &executor in executors.iter().filter(|executor| executor.name == "virtual") {
+            trials.push(trial("attention", dtype, "split-merges-in-order", executor, move |_| {
+                merges_in_order(dtype)
+            }));
         }
         for &executor in executors {
             for head_dim in [64, 200] {
@@ -391,6 +400,44 @@ fn packed(ops: &dyn Operations, dtype: DType) -> Result<(), Failed> {
     let expected = reference::attention(&column(0), &column(1), &column(2), &shape, None);
     let dims = [batch_size, seq_len, num_heads, head_dim];
     check_close("out", &dims, &out.read(ops)?, &expected, bound(dtype, head_dim, 1.0))
+}
+
+/// Split keys are merged in one order, whichever block comes last.
+fn merges_in_order(dtype: DType) -> Result<(), Failed> {
+    let (num_heads, head_dim, kv_len) = (4, 64, 1500);
+    let run = |order: Order| -> Result<Vec<u32>, Failed> {
+        let options = Options { order, ..Options::default() };
+        let ops = DeviceOperations::new(Arc::new(VirtualDevice::with(Description::h200(), options)))?;
+        let tensor = |seed: u64, rows: usize| {
+            let values = rounded(dtype, &random(seed, rows * num_heads * head_dim));
+            Padded::new(&ops, dtype, &values, head_dim, Layout::Dense)
+        };
+        let (q, k, v) = (tensor(1, 1), tensor(2, kv_len), tensor(3, kv_len));
+        let mut out = Padded::output(&ops, dtype, num_heads, head_dim, Layout::Dense);
+        let case = Case { seq_len: 1, kv_len, num_heads, num_kv_heads: num_heads, head_dim, ..BASE };
+        let mut split = Splits::new(&ops, case);
+        for _ in 0..2 {
+            ops.attention(AttentionParams {
+                out: out.tensor_mut().split(0, num_heads).split(0, 1),
+                q: q.tensor().split(0, num_heads).split(0, 1),
+                k: k.tensor().split(0, num_heads).split(0, kv_len),
+                v: v.tensor().split(0, num_heads).split(0, kv_len),
+                kv_len,
+                kv_lengths: None,
+                block_table: None,
+                softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+                split: Some(split.params()),
+            })?;
+        }
+        Ok(out.read(&ops)?.iter().map(|value| value.to_bits()).collect())
+    };
+    let expected = run(Order::Eager)?;
+    for order in [Order::Lazy, Order::Random(1), Order::Random(2), Order::Random(3)] {
+        if run(order)? != expected {
+            return Err(format!("{order:?}: other bits than in eager order").into());
+        }
+    }
+    Ok(())
 }
 
 /// A row has the same bits in a pass over all queries, in a chunk that begins anywhere, and alone, under

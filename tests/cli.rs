@@ -23,6 +23,12 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("cli::generate", generate),
         Trial::test("cli::generate::cropped", generate_cropped),
+        Trial::test("cli::generate::many", generate_many),
+        Trial::test("cli::generate::stop", generate_stop),
+        Trial::test("cli::generate::logprobs", generate_logprobs),
+        Trial::test("cli::generate::refusals", generate_refusals),
+        interrupted(),
+        Trial::test("cli::bench_generate", bench_generate),
         Trial::test("cli::generate::closed_pipe", closed_pipe),
         Trial::test("cli::logits", logits),
         Trial::test("cli::loss", loss),
@@ -128,6 +134,142 @@ fn generate() -> Result<(), Failed> {
     // Without a prompt it begins after an end of text; one token is as deterministic as many.
     assert!(!out(&succeeds(&["generate", "--max-tokens", "5"])).trim().is_empty());
     assert_eq!(out(&succeeds(&["generate", "Hi", "--max-tokens", "0"])), "Hi\n");
+    Ok(())
+}
+
+/// Lines of JSON in and out: every prompt as often as asked for, each text what its prompt alone gives.
+fn generate_many() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let file = scratch.0.join("prompts.jsonl");
+    std::fs::write(&file, "\"Once upon a time\"\n\n{\"prompt\": \"The king\", \"id\": 7}\n")?;
+    let base = ["generate", "--prompts", text(&file), "--max-tokens", "12"];
+    let lines = |more: &[&str]| -> Vec<serde_json::Value> {
+        let output = out(&succeeds(&[&base[..], more].concat()));
+        let mut lines: Vec<serde_json::Value> =
+            output.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+        lines.sort_by_key(|line| (line["prompt_index"].as_u64(), line["sample"].as_u64()));
+        lines
+    };
+    let greedy = lines(&["--temperature", "0"]);
+    assert_eq!(greedy.len(), 2);
+    for (line, prompt) in greedy.iter().zip(["Once upon a time", "The king"]) {
+        let alone = ["generate", prompt, "--max-tokens", "12", "--temperature", "0"];
+        let made = [prompt, line["text"].as_str().unwrap(), "\n"].concat();
+        assert_eq!(out(&succeeds(&alone)), made);
+        assert_eq!(
+            (&line["prompt"], &line["num_tokens"], &line["stop"]),
+            (&json!(prompt), &json!(12), &json!("max_tokens"))
+        );
+    }
+    let sampled = lines(&["--num-samples", "3"]);
+    assert_eq!(sampled.len(), 6);
+    assert_ne!(sampled[0]["text"], sampled[1]["text"]);
+    assert_eq!(sampled, lines(&["--num-samples", "3", "--max-batch", "1"]), "the batch changes nothing");
+    let whole = out(&succeeds(&["generate", "The king", "--num-samples", "2", "--max-tokens", "3"]));
+    assert!(whole.contains("--- 1 of 2\nThe king") && whole.contains("--- 2 of 2\nThe king"), "{whole}");
+    Ok(())
+}
+
+fn generate_stop() -> Result<(), Failed> {
+    let base = ["generate", "Once upon a time", "--temperature", "0", "--max-tokens", "30"];
+    let whole = out(&succeeds(&base));
+    let at = whole.find(" daughter").expect("the story has a daughter");
+    let cut = succeeds(&[&base[..], &["--stop", "never met", "--stop", " daughter"]].concat());
+    assert_eq!(out(&cut), whole[..at].to_owned() + "\n");
+    assert!(err(&cut).contains("the stop string \" daughter\""), "{}", err(&cut));
+    assert_eq!(out(&succeeds(&[&base[..], &["--stop", "never met"]].concat())), whole);
+    Ok(())
+}
+
+/// The probability of each token is that of the model's logits for it.
+fn generate_logprobs() -> Result<(), Failed> {
+    let output = out(&succeeds(&["generate", "Once upon", "--max-tokens", "4", "--logprobs"]));
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 4, "{output}");
+    let checkpoint = nanomoe::weights::Checkpoint::open(&default_model())?;
+    let ops = nanomoe::cpu::CpuOperations::new();
+    let model = nanomoe::model::Model::load(&ops, &checkpoint, nanomoe::tensor::DType::F32)?;
+    let tokenizer = nanomoe::tokenizer::Tokenizer::for_model(&default_model(), 4096)?;
+    let mut ids = tokenizer.encode("Once upon", nanomoe::tokenizer::Specials::Text)?;
+    let mut workspace = model.workspace(&ops, 16)?;
+    let request = nanomoe::model::Forward {
+        logits: nanomoe::model::LogitRows::Last,
+        ..nanomoe::model::Forward::default()
+    };
+    for line in lines {
+        let logits = model.forward(&ops, &mut workspace, 1, &ids, &request)?.logits;
+        let (logprob, id): (f64, u32) = (line[0].parse()?, line[1].parse()?);
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+        let expected = f64::from(logits[id as usize] - largest) - sum.ln();
+        assert!((logprob - expected).abs() < 1e-3, "{line:?}: {expected}");
+        ids.push(id);
+    }
+    Ok(())
+}
+
+fn generate_refusals() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let file = |name: &str, content: &str| {
+        let path = scratch.0.join(name);
+        std::fs::write(&path, content).expect("a folder for temporary files");
+        path
+    };
+    let prompts = |path: &Path, expected: &str| fails(&["generate", "--prompts", text(path)], 1, expected);
+    prompts(&file("not", "Once\n"), "line 1: expected value");
+    prompts(&file("list", "\"a\"\n[1]\n"), "line 2: expected a string, or an object with a string `prompt`");
+    prompts(&file("empty", "\"a\"\n\"\"\n"), "line 2: the prompt has no tokens");
+    prompts(&file("none", "\n \n"), "no prompts in it");
+    prompts(&scratch.0.join("absent"), "absent");
+    let usage = |args: &[&str], expected: &str| fails(&[&["generate", "a"], args].concat(), 2, expected);
+    usage(&["--num-samples", "0"], "--num-samples is 0");
+    usage(&["--max-batch", "0"], "--max-batch is 0");
+    usage(&["--stop", ""], "--stop is an empty string");
+    usage(&["--min-p", "1.5"], "--min-p is 1.5");
+    usage(&["--repetition-penalty", "0"], "--repetition-penalty is 0");
+    usage(&["--prompts", "x"], "cannot be used with");
+    Ok(())
+}
+
+/// Ctrl-C ends a text with what was made.
+fn interrupted() -> Trial {
+    let run = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nanomoe"))
+            .args(["generate", "Once upon a time", "--max-tokens", "1000000", "--device", "cpu"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // The prompt is there once the program listens
+        let mut first = [0; 20];
+        std::io::Read::read_exact(child.stdout.as_mut().expect("it is piped"), &mut first)?;
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+        let output = child.wait_with_output()?;
+        let told = err(&output);
+        assert_eq!(output.status.code(), Some(130), "{told}");
+        assert!(told.contains("then interrupted; "), "{told}");
+        assert!(output.stdout.ends_with(b"\n"));
+        Ok(())
+    };
+    let trial = Trial::test("cli::generate::interrupted", run);
+    if cfg!(unix) { trial } else { trial.with_kind("no signals here").with_ignored_flag(true) }
+}
+
+fn bench_generate() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let file = scratch.0.join("generate.json");
+    let dir = golden("gpt2");
+    let base = ["bench", "generate", "--model", text(&dir), "--shape", "1", "--shape", "3"];
+    let output = out(&succeeds(&[&base[..], &["--json", text(&file)]].concat()));
+    assert!(output.contains("decode tokens/s") && output.lines().count() == 4, "{output}");
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    for (line, batch_size) in written["lines"].as_array().unwrap().iter().zip([1, 3]) {
+        assert_eq!(line["batch_size"], batch_size);
+        for key in ["first_token_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "percent_of_floor"] {
+            assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {line}");
+        }
+    }
+    fails(&["bench", "generate", "--shape", "0"], 2, "expected a number of sequences");
+    fails(&["bench", "generate", "--device", "virtual"], 2, "no notion");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
+use nanomoe::config::ModelConfig;
 use nanomoe::cpu::CpuOperations;
 use nanomoe::device::Device;
 use nanomoe::device::cuda::CudaDevice;
@@ -14,11 +15,15 @@ use nanomoe::model::{
 };
 use nanomoe::operations::Operations;
 use nanomoe::tensor::DType;
-use nanomoe::weights::Checkpoint;
+use nanomoe::weights::{Checkpoint, Weight};
 use nanomoe::{Error, Result};
+use serde_json::json;
 use virtual_gpu::{Description, Options};
 
-use crate::common::{Calls, CountingDevice, Executor, device_operations, executors, golden, trial};
+use crate::common::{
+    Calls, CountingDevice, Draft, Executor, RawTensor, Scratch, device_operations, executors, golden, random,
+    trial,
+};
 
 const LAST: Forward<'static> = Forward {
     moe: MoeMode::Dropless,
@@ -288,7 +293,7 @@ fn run_inputs(ops: &dyn Operations) -> std::result::Result<(), Failed> {
         let got = run(Input::HiddenStates { first_layer: state, values }, &LAST)?;
         assert_eq!(got.logits, expected.logits, "from block {state}");
         let got = run(Input::Ids(&ids), &Forward { hidden_states: HiddenStates::Chosen(&[state]), ..LAST })?;
-        assert_eq!(got.hidden_states, [values.clone()], "state {state}");
+        assert_eq!(got.hidden_states, std::slice::from_ref(values), "state {state}");
         assert!(got.final_norm.is_empty());
     }
     for (input, wanted) in [
@@ -386,6 +391,55 @@ fn run_calls(executor: Executor) -> std::result::Result<(), Failed> {
     Ok(())
 }
 
+/// What a decoded token reads: the weights that are active for it, once, and little else.
+fn run_bytes(gpu: fn() -> Description) -> std::result::Result<(), Failed> {
+    let config = json!({
+        "model_type": "nanomoe", "block_size": 32, "vocab_size": 1024, "n_layer": 2, "n_head": 4, "n_embd": 256,
+        "bias": false, "n_exp": 8, "top_k": 2, "stride": 2,
+    });
+    let folder = random_checkpoint(&config)?;
+    let checkpoint = Checkpoint::open(&folder.0)?;
+    let device = Arc::new(VirtualDevice::with(gpu(), Options::default()));
+    let ops = DeviceOperations::new(device.clone())?;
+    let model = Model::load(&ops, &checkpoint, DType::BF16)?;
+    let mut session = model.session(&ops, SessionOptions::new(1, 8))?;
+    let request = Forward { argmax: LogitRows::Last, ..Forward::default() };
+    let sequence = session.start()?;
+    session.prefill(sequence, Input::Ids(&[1, 2, 3]), &request)?;
+    let read = || -> u64 {
+        let kernels = device.gpu().counters();
+        let lines = kernels.iter().flat_map(|kernel| &kernel.lines);
+        lines.map(|(_, line)| line.global_loads.bytes.min(32 * line.global_loads.sectors)).sum()
+    };
+    ops.synchronize()?;
+    let before = read();
+    session.decode(&[(sequence, 4)], &request)?;
+    ops.synchronize()?;
+    let read = (read() - before) as f64;
+    // One layer of two experts of eight, one of one, the head; routers are f32
+    let (c, inner) = (256.0, 1024.0);
+    let active = 2.0 * (2.0 * 4.0 * c * c + 3.0 * 2.0 * c * inner + 1024.0 * c) + 4.0 * 8.0 * c;
+    let times = read / active;
+    if (1.0..=1.05).contains(&times) {
+        return Ok(());
+    }
+    Err(format!("a token reads {read} bytes, {times:.3} times the {active} of its active weights").into())
+}
+
+/// A checkpoint of small random weights.
+fn random_checkpoint(config: &serde_json::Value) -> Result<Scratch> {
+    let shape = ModelConfig::from_json(&config.to_string(), None)?;
+    let tensor = |(number, weight): (usize, Weight)| {
+        let dims = weight.stored_shape(&shape);
+        let values = random(number as u64, dims.iter().product());
+        let bytes = values.iter().flat_map(|value| (value * 0.1).to_le_bytes()).collect();
+        RawTensor { name: weight.stored_name(shape.layout), dtype: "F32".into(), shape: dims, bytes }
+    };
+    let tensors = Weight::all(&shape).enumerate().map(tensor).collect();
+    let config = config.as_object().cloned().unwrap_or_default();
+    Ok(Draft { config, tensors }.write())
+}
+
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for &executor in executors() {
@@ -413,6 +467,13 @@ pub fn trials() -> Vec<Trial> {
         }
         trials.push(trial("session", DType::F32, "inputs", executor, run_inputs));
         trials.push(trial("session", DType::F32, "refusals", executor, run_refusals));
+        for (name, gpu) in
+            [("virtual", Description::h200 as fn() -> Description), ("ampere", Description::a100)]
+        {
+            if executor.name == name {
+                trials.push(trial("session", DType::BF16, "bytes", executor, move |_| run_bytes(gpu)));
+            }
+        }
         if !executor.is_cpu() {
             trials.push(trial("session", DType::BF16, "calls", executor, move |_| run_calls(executor)));
         }

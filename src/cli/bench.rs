@@ -1,4 +1,5 @@
-//! `nanomoe bench`: how long the kernels take, beside the ceilings of the same run and the portable kernels.
+//! `nanomoe bench`: how long the kernels take, beside the ceilings of the same run and the portable kernels; and how fast
+//! a model generates.
 
 mod attention;
 pub(super) mod cases;
@@ -6,6 +7,7 @@ mod compare;
 mod data;
 mod experts;
 mod forward;
+mod generate;
 mod lm_head;
 mod measure;
 mod norms;
@@ -47,6 +49,12 @@ const ALLOWED: f64 = 1.0;
 pub fn run(args: &BenchArgs) -> Done {
     if !args.compare.is_empty() {
         return compare(args);
+    }
+    if args.op.as_deref() == Some("generate") {
+        return generate::run(args);
+    }
+    if args.model.is_some() {
+        return Err(Error::Usage("--model is for nanomoe bench generate".to_owned()).into());
     }
     let cases = chosen(args)?;
     if args.list {
@@ -103,7 +111,10 @@ fn chosen(args: &BenchArgs) -> Result<Vec<Case>> {
     let ops: Vec<&cases::Op> = OPS.iter().filter(|op| named == "all" || op.name == named).collect();
     let [op, ..] = ops[..] else {
         let known: Vec<&str> = OPS.iter().map(|op| op.name).collect();
-        return Err(Error::Usage(format!("there is no benchmark of `{named}`: all, {}", known.join(", "))));
+        return Err(Error::Usage(format!(
+            "there is no benchmark of `{named}`: all, {}, generate",
+            known.join(", ")
+        )));
     };
     if !args.shape.is_empty() {
         if ops.len() > 1 {

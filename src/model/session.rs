@@ -337,15 +337,19 @@ impl<'a> Session<'a> {
         if !records {
             return launch();
         }
-        if self.graphs.contains_key(&shape) {
-            let graph = ops.record(&mut launch)?;
-            // SAFETY: as above.
-            unsafe { ops.replay(&graph)? };
-            self.graphs.insert(shape, Some(graph));
-        } else {
-            launch()?;
-            self.graphs.insert(shape, None);
-        }
+        let graph = match self.graphs.get(&shape) {
+            Some(_) => {
+                let graph = ops.record(&mut launch)?;
+                // SAFETY: as above.
+                unsafe { ops.replay(&graph)? };
+                Some(graph)
+            }
+            None => {
+                launch()?;
+                None
+            }
+        };
+        self.graphs.insert(shape, graph);
         Ok(())
     }
 

@@ -220,17 +220,9 @@ impl Work for ForwardPass {
     /// Weights, of the experts those that are hit when all are as likely; and keys and values in the cache.
     fn bytes(&mut self) -> f64 {
         let config = self.model.config();
-        let (c, tokens) = (config.hidden_size, self.new.len());
-        let mut elements = (c * config.vocab_size) as f64;
-        for layer in 0..config.num_layers {
-            let mlps = config.moe_layer(layer).map_or(1.0, |moe| {
-                let (e, k) = (moe.num_experts as f64, moe.num_experts_per_token as f64);
-                e * (1.0 - (1.0 - k / e).powi(tokens as i32))
-            });
-            elements += (4 * c * c) as f64 + mlps * (2 * c * config.intermediate_size) as f64;
-        }
-        let cached = self.batch_size * (self.kv_len - self.seq_len) * 2 * c * config.num_layers;
-        2.0 * (elements + cached as f64)
+        let cached =
+            self.batch_size * (self.kv_len - self.seq_len) * 2 * config.hidden_size * config.num_layers;
+        2.0 * (weight_elements(config, self.new.len()) + cached as f64)
     }
 
     /// It uploads ids and reads its results.
@@ -248,6 +240,21 @@ impl Work for ForwardPass {
         let mut recorded = self.recorded(ops)?;
         clock(&mut || recorded.run(&self.new, None).map(drop))
     }
+}
+
+/// Elements of the matrices that a pass over so many tokens reads: of the experts those that are hit when all are as
+/// likely.
+pub(super) fn weight_elements(config: &ModelConfig, tokens: usize) -> f64 {
+    let c = config.hidden_size;
+    let mut elements = (c * config.vocab_size) as f64;
+    for layer in 0..config.num_layers {
+        let mlps = config.moe_layer(layer).map_or(1.0, |moe| {
+            let (e, k) = (moe.num_experts as f64, moe.num_experts_per_token as f64);
+            e * (1.0 - (1.0 - k / e).powi(tokens as i32))
+        });
+        elements += (4 * c * c) as f64 + mlps * (2 * c * config.intermediate_size) as f64;
+    }
+    elements
 }
 
 /// Elements of weights, activations and cache, about.
