@@ -41,7 +41,8 @@ template <int kHeadDim, int kMaxRows>
 struct DecodeStorage {
     float max[kMaxRows][kNumWarps];
     float sum[kMaxRows][kNumWarps];
-    float out[kNumWarps][kHeadDim];
+    float parts[kNumWarps][kHeadDim];  // of one row
+    float rows[kMaxRows][kHeadDim];
     bool is_last;
 };
 
@@ -115,15 +116,14 @@ __device__ __forceinline__ void attention_decode(const AttentionDecodeParams& pa
         if (lane_idx == 0) smem.max[r][warp_idx] = warp_max;
     }
     __syncthreads();
-    float block_max[kMaxRows];
 #pragma unroll
     for (int r = 0; r < kMaxRows; ++r) {
-        block_max[r] = -INFINITY;
+        float block_max = -INFINITY;
 #pragma unroll
-        for (int warp = 0; warp < kNumWarps; ++warp) block_max[r] = fmaxf(block_max[r], smem.max[r][warp]);
+        for (int warp = 0; warp < kNumWarps; ++warp) block_max = fmaxf(block_max, smem.max[r][warp]);
         const float max = softmax[r].max;
         const float factor =
-            max == -INFINITY ? 0.0f : ptx::ex2_approx_f32((max - block_max[r]) * p.softmax_scale_log2);
+            max == -INFINITY ? 0.0f : ptx::ex2_approx_f32((max - block_max) * p.softmax_scale_log2);
         float sum = softmax[r].sum * factor;
 #pragma unroll
         for (int i = 0; i < kLaneElements; ++i) out[r][i] *= factor;
@@ -136,27 +136,39 @@ __device__ __forceinline__ void attention_decode(const AttentionDecodeParams& pa
         if (lane_idx == 0) smem.sum[r][warp_idx] = sum;
     }
 
-    // Add up the groups; write the rows, or leave them for the merge
-    const int32_t partial_length = p.head_dim + 2;
-    float* const problem_partials =
-        params.partials + int64_t(blockIdx.x) * gridDim.y * num_rows * partial_length;
+    // Add up the groups, row by row
 #pragma unroll
     for (int r = 0; r < kMaxRows; ++r) {
         if (r >= num_rows) break;
         if (lane_idx < kKeyLanes) {
 #pragma unroll
-            for (int i = 0; i < kLaneElements; ++i) smem.out[warp_idx][column + i] = out[r][i];
+            for (int i = 0; i < kLaneElements; ++i) smem.parts[warp_idx][column + i] = out[r][i];
         }
         __syncthreads();
-        float total = 0.0f;
+        for (int d = threadIdx.x; d < kHeadDim; d += kThreads) {
+            float value = 0.0f;
 #pragma unroll
-        for (int warp = 0; warp < kNumWarps; ++warp) total += smem.sum[r][warp];
+            for (int warp = 0; warp < kNumWarps; ++warp) value += smem.parts[warp][d];
+            smem.rows[r][d] = value;
+        }
+        __syncthreads();
+    }
+
+    // Write the rows, or leave them for the merge
+    const int32_t partial_length = p.head_dim + 2;
+    float* const problem_partials = params.partials + int64_t(blockIdx.x) * gridDim.y * num_rows * partial_length;
+#pragma unroll 1
+    for (int r = 0; r < num_rows; ++r) {
+        float max = -INFINITY, total = 0.0f;
+#pragma unroll
+        for (int warp = 0; warp < kNumWarps; ++warp) {
+            max = fmaxf(max, smem.max[r][warp]);
+            total += smem.sum[r][warp];
+        }
         T* const target = reinterpret_cast<T*>(p.out) + problem.row_offset(p, p.out_strides, r);
         float* const partial = problem_partials + (blockIdx.y * num_rows + r) * partial_length;
         for (int d = threadIdx.x; d < p.head_dim; d += kThreads) {
-            float value = 0.0f;
-#pragma unroll
-            for (int warp = 0; warp < kNumWarps; ++warp) value += smem.out[warp][d];
+            const float value = smem.rows[r][d];
             if (num_splits == 1) {
                 target[d] = from_float<T>(total == 0.0f ? 0.0f : value / total);
             } else {
@@ -164,10 +176,9 @@ __device__ __forceinline__ void attention_decode(const AttentionDecodeParams& pa
             }
         }
         if (num_splits > 1 && threadIdx.x == 0) {
-            partial[p.head_dim] = block_max[r];
+            partial[p.head_dim] = max;
             partial[p.head_dim + 1] = total;
         }
-        __syncthreads();
     }
     if (num_splits == 1) return;
 
@@ -211,13 +222,10 @@ __device__ __forceinline__ void attention_decode(const AttentionDecodeParams& pa
     ATTENTION_DECODE(bf16, Bf16, head_dim, rows)   \
     ATTENTION_DECODE(f16, F16, head_dim, rows)
 
-// Rows and head_dim are rounded up to one of these; 4 rows only where models in use have them.
+// Rows and head_dim are rounded up to one of these; several rows of f32 are attention.cu's.
 ATTENTION_DECODE(f32, float, 64, 1)
-ATTENTION_DECODE(f32, float, 64, 8)
 ATTENTION_DECODE(f32, float, 128, 1)
-ATTENTION_DECODE(f32, float, 128, 8)
 ATTENTION_DECODE(f32, float, 256, 1)
-ATTENTION_DECODE(f32, float, 256, 8)
 ATTENTION_DECODE_HALF(64, 1)
 ATTENTION_DECODE_HALF(64, 4)
 ATTENTION_DECODE_HALF(64, 8)

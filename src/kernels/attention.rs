@@ -10,7 +10,12 @@ use crate::tensor::{DType, TensorView};
 
 /// Up to this many rows (queries times the query heads of a key-value head) a block has all of them and the keys are
 /// split; beyond, blocks have tiles of rows that go through all keys.
-pub(super) const MAX_DECODE_ROWS: usize = 8;
+pub(super) const fn max_decode_rows(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => 1,
+        _ => 8,
+    }
+}
 pub(super) const DECODE_THREADS: u32 = 256;
 
 #[repr(C)]
@@ -66,8 +71,8 @@ impl Decode {
     pub(super) fn new(dtype: DType, head_dim: usize, num_rows: usize, kv_len: usize, splits: bool) -> Self {
         let max_rows = match num_rows {
             1 => 1,
-            2..=4 if dtype != DType::F32 && head_dim <= 128 => 4,
-            _ => MAX_DECODE_ROWS,
+            2..=4 if head_dim <= 128 => 4,
+            _ => max_decode_rows(dtype),
         };
         if !splits {
             return Decode { max_rows, keys_per_split: kv_len.max(1), num_splits: 1 };
@@ -160,7 +165,7 @@ pub unsafe fn attention(kernels: &Kernels, p: &AttentionParams, stream: RawStrea
     let head_dim = dims.head_dim.next_power_of_two().max(64);
     let problems = narrow("attention", "batch_size * num_kv_heads", dims.batch_size * dims.num_kv_heads)?;
     // The tiles' way with a row is the same for one row and for many
-    if num_rows <= MAX_DECODE_ROWS && kernels.numerics() == Numerics::Fast {
+    if num_rows <= max_decode_rows(dtype) && kernels.numerics() == Numerics::Fast {
         let decode = Decode::new(dtype, head_dim, num_rows, p.kv_len, p.split.is_some());
         let params = DecodeParams {
             attention: params,

@@ -2,7 +2,7 @@
 //! every tile that uses them, results once. The virtual GPU's counters are held against it. A tile is its rows and columns
 //! of the output; a cluster's is that of its CTAs together, since they share what they load.
 
-use super::attention::{MAX_DECODE_ROWS, Tiles};
+use super::attention::{Tiles, max_decode_rows};
 use super::gemm::pick_tile;
 use super::lm_head::portable_tile;
 use super::topk_gating::{RouterCut, WARP_EXPERTS};
@@ -162,8 +162,9 @@ pub fn attention_bytes(kernels: &Kernels, p: &AttentionParams) -> Result<u64> {
     }
     let heads_per_kv_head = dims.num_heads / dims.num_kv_heads;
     let num_rows = dims.seq_len * heads_per_kv_head;
+    let few = max_decode_rows(p.q.dtype);
     let rows_a_tile = match num_rows {
-        ..=MAX_DECODE_ROWS if kernels.numerics() == Numerics::Fast => MAX_DECODE_ROWS,
+        rows if rows <= few && kernels.numerics() == Numerics::Fast => few,
         _ => Tiles::new(p.q.dtype, dims.head_dim.next_power_of_two().max(64)).block_m,
     };
     // A tile reads the keys that its last row sees.
