@@ -33,7 +33,7 @@ struct Target {
 }
 
 const TARGETS: [Target; 2] = [
-    Target { name: "Portable", folder: "kernels", gencode: "arch=compute_80,code=[sm_80,sm_90,compute_80]" },
+    Target { name: "Portable", folder: "kernels", gencode: "arch=compute_80,code=[sm_80,compute_80]" },
     Target { name: "Sm90a", folder: "kernels/sm90a", gencode: "arch=compute_90a,code=[sm_90a,compute_90a]" },
 ];
 

@@ -6,7 +6,7 @@
 // A block takes a tile of queries and walks over tiles of keys, keeping a running maximum and sum of each row, so the
 // scores never leave registers. Tiles behind the last visible key are not visited; only the tiles on the diagonal are
 // masked. A row's bits depend on its keys alone, not on the tile it falls into. Two kernels: tensor cores for 16-bit
-// types, FFMA for f32. Compute bound. A few rows over many keys are attention_decode.cu's.
+// types, FFMA for f32. Compute bound. A few rows over many keys are attention_decode.cuh's.
 // Launcher: src/kernels/attention.rs
 #include <type_traits>
 

@@ -32,11 +32,9 @@ __device__ __forceinline__ void gemm_kernel(const GemmParams<typename Config::T>
 DEFINE_GEMM(f32, float, 128x128)
 DEFINE_GEMM(f32, float, 64x64)
 DEFINE_GEMM(f32, float, 16x32)
-#ifndef F32_ONLY
 DEFINE_GEMM(bf16, Bf16, 128x128)
 DEFINE_GEMM(bf16, Bf16, 64x64)
 DEFINE_GEMM(bf16, Bf16, 16x32)
 DEFINE_GEMM(f16, F16, 128x128)
 DEFINE_GEMM(f16, F16, 64x64)
 DEFINE_GEMM(f16, F16, 16x32)
-#endif

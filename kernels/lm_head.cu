@@ -139,9 +139,7 @@ __device__ __forceinline__ void lm_head_kernel(const LmHeadParams<typename Confi
 
 DEFINE_LM_HEAD(f32, float, 128x128)
 DEFINE_LM_HEAD(f32, float, 16x128)
-#ifndef F32_ONLY
 DEFINE_LM_HEAD(bf16, Bf16, 128x128)
 DEFINE_LM_HEAD(bf16, Bf16, 16x128)
 DEFINE_LM_HEAD(f16, F16, 128x128)
 DEFINE_LM_HEAD(f16, F16, 16x128)
-#endif

@@ -36,11 +36,9 @@ __device__ __forceinline__ void mlp_kernel(const MlpParams<typename Config::T>& 
 DEFINE_MLP(f32, float, 128x128)
 DEFINE_MLP(f32, float, 64x64)
 DEFINE_MLP(f32, float, 16x32)
-#ifndef F32_ONLY
 DEFINE_MLP(bf16, Bf16, 128x128)
 DEFINE_MLP(bf16, Bf16, 64x64)
 DEFINE_MLP(bf16, Bf16, 16x32)
 DEFINE_MLP(f16, F16, 128x128)
 DEFINE_MLP(f16, F16, 64x64)
 DEFINE_MLP(f16, F16, 16x32)
-#endif

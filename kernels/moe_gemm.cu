@@ -37,11 +37,9 @@ __device__ __forceinline__ void moe_gemm_kernel(const MoeGemmParams<typename Con
 DEFINE_MOE_GEMM(f32, float, 128x128)
 DEFINE_MOE_GEMM(f32, float, 64x64)
 DEFINE_MOE_GEMM(f32, float, 16x32)
-#ifndef F32_ONLY
 DEFINE_MOE_GEMM(bf16, Bf16, 128x128)
 DEFINE_MOE_GEMM(bf16, Bf16, 64x64)
 DEFINE_MOE_GEMM(bf16, Bf16, 16x32)
 DEFINE_MOE_GEMM(f16, F16, 128x128)
 DEFINE_MOE_GEMM(f16, F16, 64x64)
 DEFINE_MOE_GEMM(f16, F16, 16x32)
-#endif

@@ -194,10 +194,10 @@ impl Kernels {
         Ok(function)
     }
 
-    /// The module that holds `kernel`. A name stands once in a target: where the Hopper set is used its build comes
-    /// first, else the portable one.
+    /// The module that holds `kernel`. A name stands once in a target: a Hopper takes the build for it, which every
+    /// portable kernel has too, other GPUs the portable one.
     fn find(&self, kernel: &str) -> Result<(&'static CompiledModule, &'static str)> {
-        let order = match self.uses_sm90a() {
+        let order = match self.has_sm90a() {
             true => [Target::Sm90a, Target::Portable],
             false => [Target::Portable, Target::Sm90a],
         };

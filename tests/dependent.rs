@@ -48,9 +48,8 @@ fn run_launches(executor: Executor, dtype: DType, numerics: Numerics) -> Result<
         device.take();
         forward(&ops, &model)?;
         let calls = device.take();
-        let expected = if numerics == Numerics::Fast { calls.launches } else { 0 };
-        if calls.launches == 0 || calls.dependent_launches != expected {
-            return Err(format!("{name}: {calls:?}, expected {expected} dependent launches").into());
+        if calls.launches == 0 || calls.dependent_launches != calls.launches {
+            return Err(format!("{name}: {calls:?}, expected all launches dependent").into());
         }
     }
     Ok(())

@@ -28,7 +28,7 @@ const EXCHANGES: [(&str, &str, &str); 4] = [
     ("sampling.cu", "radix_select", "the counters of digits, a few neighbours a thread, once a digit"),
     ("device_atomic_functions.hpp", "atomicAdd", "sampling.cu: digits that fall together; few are counted"),
     (
-        "attention_decode.cu",
+        "attention_decode.cuh",
         "attention_decode",
         "the sums of the groups of keys, once a row; the loop itself shares nothing",
     ),
@@ -44,7 +44,7 @@ const SCATTERED: [(&str, &str, &str); 6] = [
         "reduce_row",
         "a few results a row and tile, laid out for the merge, which reads them side by side",
     ),
-    ("attention_decode.cu", "load_lane", "rows of f32: a lane's 32 bytes in two loads, the second from L1"),
+    ("attention_decode.cuh", "load_lane", "rows of f32: a lane's 32 bytes in two loads, the second from L1"),
 ];
 
 /// A virtual GPU, and operations on it.

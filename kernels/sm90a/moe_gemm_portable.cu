@@ -1,4 +1,3 @@
-// ../moe_gemm.cu for sm_90a, where it takes part in programmatic dependent launch: f32, for which Hopper has no kernels of
-// its own.
-#define F32_ONLY
+// ../moe_gemm.cu for sm_90a, where it takes part in programmatic dependent launch: f32, rows that the copy engine cannot reach, and
+// numerics that do not depend on the batch.
 #include "../moe_gemm.cu"

@@ -1,4 +1,4 @@
-//! Launcher of `kernels/attention.cu` and `kernels/attention_decode.cu`; on Hopper `sm90a/attention.rs` takes over where it can.
+//! Launcher of `kernels/attention.cu` and `kernels/attention_decode.cuh`; on Hopper `sm90a/attention.rs` takes over where it can.
 
 use super::rows::{narrow, whole_chunks};
 use super::sm90a;
