@@ -58,6 +58,8 @@ impl Default for GenerateOptions {
 /// What happens while generating.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
+    /// It is this prompt's turn. Breaking off here costs nothing.
+    Begins,
     /// An id was generated.
     Token {
         /// The id.
@@ -150,12 +152,16 @@ pub fn generate_many(
             && let Some((number, prompt)) = waiting.next()
         {
             let text = Text::new(number, prompt);
-            if options.max_tokens == 0 {
-                let _ = on_event(number, Event::Ended(Stop::MaxTokens));
-                done[number] = Some(text.end(Stop::MaxTokens));
-            } else {
-                generator.live.push(text);
-            }
+            let stop = match on_event(number, Event::Begins) {
+                ControlFlow::Break(()) => Stop::Callback,
+                ControlFlow::Continue(()) if options.max_tokens == 0 => Stop::MaxTokens,
+                ControlFlow::Continue(()) => {
+                    generator.live.push(text);
+                    continue;
+                }
+            };
+            let _ = on_event(number, Event::Ended(stop));
+            done[number] = Some(text.end(stop));
         }
         if generator.live.is_empty() {
             break;

@@ -145,8 +145,13 @@ fn stops(ops: &dyn Operations) -> Result<(), Failed> {
     let generated = generate(&model, ops, &[1], &options, &mut |_| ControlFlow::Continue(()))?;
     assert_eq!((generated.stop, &generated.ids[..]), (Stop::EndOfText, &ids[..until]));
 
-    let generated = generate(&model, ops, &[1], &options, &mut |_| ControlFlow::Break(()))?;
+    let generated = generate(&model, ops, &[1], &options, &mut |event| match event {
+        Event::Token { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })?;
     assert_eq!((generated.stop, generated.ids.len()), (Stop::Callback, 1));
+    let generated = generate(&model, ops, &[1], &options, &mut |_| ControlFlow::Break(()))?;
+    assert_eq!((generated.stop, generated.ids.len()), (Stop::Callback, 0));
 
     // Masking an id that would come makes another come, whether the rest is a prefix or not.
     options.end_of_text = None;

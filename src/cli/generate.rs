@@ -56,15 +56,21 @@ pub fn run(args: &GenerateArgs) -> Done {
     let mut out = std::io::stdout().lock();
     texts.begin(&mut out)?;
     let mut failure = None;
-    let mut on_event = |number: usize, event: Event| match texts.take(&mut out, number, event) {
-        Ok(ControlFlow::Continue(())) if interrupted.load(Ordering::Relaxed) => {
-            texts.interrupt(number);
-            ControlFlow::Break(())
+    let mut on_event = |number: usize, event: Event| {
+        if failure.is_some() {
+            // Nobody reads, or nothing can be written: no more of any text
+            return ControlFlow::Break(());
         }
-        Ok(flow) => flow,
-        Err(error) => {
-            failure = Some(error);
-            ControlFlow::Break(())
+        match texts.take(&mut out, number, event) {
+            Ok(ControlFlow::Continue(())) if interrupted.load(Ordering::Relaxed) => {
+                texts.interrupt(number);
+                ControlFlow::Break(())
+            }
+            Ok(flow) => flow,
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
         }
     };
     let generated = generate_many(&session.model, session.ops.as_ref(), &ids, &options, &mut on_event);

@@ -108,6 +108,7 @@ impl<'a> Texts<'a> {
                     ControlFlow::Continue(())
                 })
             }
+            Event::Begins => Ok(ControlFlow::Continue(())),
             Event::Cropped { block_size } => {
                 tell(format_args!(
                     "\nfrom here on the model sees the last {block_size} tokens only, all computed anew at each step"
