@@ -29,6 +29,8 @@ enum Ending {
     Model(Stop),
     StopString(String),
     Interrupted,
+    /// Something went wrong, which is told when all that was made has been shown.
+    Error,
 }
 
 /// One text.
@@ -41,6 +43,7 @@ struct Text<'a> {
     held: String,
     tokens: Vec<(u32, Option<f32>)>,
     ending: Option<Ending>,
+    is_over: bool,
 }
 
 /// All texts, by number.
@@ -67,6 +70,7 @@ impl<'a> Texts<'a> {
             held: String::new(),
             tokens: Vec::new(),
             ending: None,
+            is_over: false,
         };
         Texts { form, tokenizer, num_samples, stops, texts: prompts.iter().map(text).collect() }
     }
@@ -132,6 +136,7 @@ impl<'a> Texts<'a> {
     fn end(&mut self, out: &mut impl Write, number: usize) -> Result<(), Failure> {
         let (form, num_samples, stops) = (self.form, self.num_samples, self.stops);
         let text = &mut self.texts[number];
+        text.is_over = true;
         let mut rest = String::new();
         if !matches!(text.ending, Some(Ending::StopString(_))) {
             let last = text.stream.take().map(DecodeStream::finish).transpose()?.unwrap_or_default();
@@ -161,8 +166,15 @@ impl<'a> Texts<'a> {
         Ok(())
     }
 
-    /// What stands behind the last token.
-    pub fn finish(&self, out: &mut impl Write) -> Result<(), Failure> {
+    /// What was made of texts that an error cut off, and what stands behind the last token.
+    pub fn finish(&mut self, out: &mut impl Write) -> Result<(), Failure> {
+        for number in 0..self.texts.len() {
+            let text = &mut self.texts[number];
+            if !text.is_over && !text.tokens.is_empty() {
+                text.ending.get_or_insert(Ending::Error);
+                self.end(out, number)?;
+            }
+        }
         if self.form == Form::Stream {
             writeln!(out)?;
         }
@@ -175,6 +187,7 @@ impl<'a> Texts<'a> {
             Some(Ending::Model(Stop::EndOfText)) => ", then the end of the text".to_owned(),
             Some(Ending::StopString(stop)) => format!(", then the stop string {stop:?}"),
             Some(Ending::Interrupted) => ", then interrupted".to_owned(),
+            Some(Ending::Error) => ", then an error".to_owned(),
             _ => String::new(),
         }
     }
@@ -196,6 +209,7 @@ impl<'a> Texts<'a> {
             Some(Ending::Model(Stop::EndOfText)) => "end_of_text",
             Some(Ending::StopString(_)) => "stop_string",
             Some(Ending::Interrupted) => "interrupted",
+            Some(Ending::Error) => "error",
             _ => "max_tokens",
         };
         let mut line = Map::new();
@@ -256,6 +270,7 @@ mod tests {
             held: String::new(),
             tokens: Vec::new(),
             ending: None,
+            is_over: false,
         };
         let mut given = String::new();
         for piece in pieces {
