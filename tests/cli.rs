@@ -27,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::generate::stop", generate_stop),
         Trial::test("cli::generate::logprobs", generate_logprobs),
         Trial::test("cli::generate::refusals", generate_refusals),
+        Trial::test("cli::generate::cut_off", generate_cut_off),
         interrupted(),
         Trial::test("cli::bench_generate", bench_generate),
         Trial::test("cli::generate::closed_pipe", closed_pipe),
@@ -228,6 +229,27 @@ fn generate_refusals() -> Result<(), Failed> {
     usage(&["--min-p", "1.5"], "--min-p is 1.5");
     usage(&["--repetition-penalty", "0"], "--repetition-penalty is 0");
     usage(&["--prompts", "x"], "cannot be used with");
+    Ok(())
+}
+
+/// What was made before an error is shown, then the error.
+fn generate_cut_off() -> Result<(), Failed> {
+    let mut draft = Draft::read(&default_model());
+    let positions = draft.tensor("transformer.wpe.weight");
+    let row = 2 * positions.shape[1];
+    positions.bytes[10 * row..][..2].copy_from_slice(&half::bf16::NAN.to_le_bytes());
+    let spoilt = draft.write();
+    std::fs::copy(default_model().join("tokenizer.json"), spoilt.0.join("tokenizer.json"))?;
+    let file = spoilt.0.join("prompts.jsonl");
+    std::fs::write(&file, "\"The king\"\n\"Once upon a time there was\"\n")?;
+    let args = ["generate", "--prompts", text(&file), "--max-tokens", "20", "--model", text(&spoilt.0)];
+    let output = nanomoe(&args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("comes out of the embedding"), "{}", err(&output));
+    let lines: Vec<serde_json::Value> =
+        out(&output).lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["stop"] == "error" && line["num_tokens"] == 5), "{lines:?}");
     Ok(())
 }
 
